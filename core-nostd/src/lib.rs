@@ -1,0 +1,3 @@
+//! culvert-core
+#![no_std]
+#![forbid(unsafe_code)]
