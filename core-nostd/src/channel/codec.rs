@@ -1,0 +1,100 @@
+//! Messages to bytes and back.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, MAX_MESSAGE, MAX_OPERATIONS, Request, Response};
+
+/// Largest encoding of one [`super::Operation`] in bytes, so that
+/// [`MAX_OPERATIONS`] of them always fit a message.
+pub const MAX_OPERATION_LEN: usize = (MAX_MESSAGE - 32) / MAX_OPERATIONS;
+
+/// A request or response that could not be decoded, with its id when that much could be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DecodeError {
+    /// The message's id, or 0.
+    pub id: u32,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+/// Variants of [`Request`].
+const REQUESTS: u32 = 5;
+/// Index of [`Request::Apply`].
+const APPLY: u32 = 1;
+
+fn encode<T: Serialize>(id: u32, message: &T, out: &mut [u8]) -> Option<usize> {
+    Some(postcard::to_slice(&(id, message), out).ok()?.len())
+}
+
+/// Encodes a request into `out`; its length, or `None` when it does not fit.
+pub fn encode_request(id: u32, request: &Request, out: &mut [u8]) -> Option<usize> {
+    encode(id, request, out)
+}
+
+/// Encodes a response into `out`; its length, or `None` when it does not fit.
+pub fn encode_response(id: u32, response: &Response, out: &mut [u8]) -> Option<usize> {
+    encode(id, response, out)
+}
+
+/// Decodes what must fill `bytes` to the end.
+fn whole<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Error> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(Error::Malformed),
+        // Only serde's derived code reports this way: a variant it does not know.
+        Err(postcard::Error::SerdeDeCustom) => Err(Error::Unsupported),
+        Err(_) => Err(Error::Malformed),
+    }
+}
+
+fn number(bytes: &[u8]) -> Result<(u32, &[u8]), Error> {
+    postcard::take_from_bytes::<u32>(bytes).map_err(|_| Error::Malformed)
+}
+
+/// Decodes a request.
+///
+/// # Errors
+/// [`DecodeError`]; its `error` is what to answer.
+pub fn decode_request(message: &[u8]) -> Result<(u32, Request), DecodeError> {
+    let (id, body) = number(message).map_err(|error| DecodeError { id: 0, error })?;
+    let request = (|| {
+        let (variant, fields) = number(body)?;
+        if variant >= REQUESTS {
+            return Err(Error::Unsupported);
+        }
+        if variant == APPLY {
+            check_operation_count(fields)?;
+        }
+        whole(body)
+    })();
+    match request {
+        Ok(request) => Ok((id, request)),
+        Err(error) => Err(DecodeError { id, error }),
+    }
+}
+
+/// Refuses an `Apply` with too many operations by name; its list would only be
+/// "not decodable".
+fn check_operation_count(fields: &[u8]) -> Result<(), Error> {
+    let (_transaction, rest) =
+        postcard::take_from_bytes::<u64>(fields).map_err(|_| Error::Malformed)?;
+    let (_owner, rest) = number(rest)?;
+    let (count, _) = number(rest)?;
+    let limit = u32::try_from(MAX_OPERATIONS).unwrap_or(u32::MAX);
+    if count > limit {
+        return Err(Error::TooManyOperations { count, limit });
+    }
+    Ok(())
+}
+
+/// Decodes a response.
+///
+/// # Errors
+/// [`DecodeError`] when this version cannot read it.
+pub fn decode_response(message: &[u8]) -> Result<(u32, Response), DecodeError> {
+    let (id, body) = number(message).map_err(|error| DecodeError { id: 0, error })?;
+    match whole(body) {
+        Ok(response) => Ok((id, response)),
+        Err(error) => Err(DecodeError { id, error }),
+    }
+}

@@ -1,0 +1,468 @@
+//! The messages of the control channel.
+//!
+//! Order of variants and fields is the encoding. Append variants; never add,
+//! remove or reorder fields.
+
+#![allow(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the large ones on"
+)]
+
+use core::fmt;
+use core::net::IpAddr;
+
+use heapless::Vec;
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromZeros, Immutable};
+
+use crate::tables::storage::Capacities;
+use crate::{IpPrefix, MacAddr, NetworkId, PeerId, PortId, TableError, Vni};
+
+/// Operations in one [`Request::Apply`] at most.
+pub const MAX_OPERATIONS: usize = 32;
+/// Routes, peers or counters in one page at most.
+pub const PAGE: usize = 32;
+/// Networks or ports in one page at most; they are larger.
+pub const SMALL_PAGE: usize = 12;
+/// Addresses or prefixes that one entry has at most.
+pub const MAX_ADDRESSES: usize = crate::tables::entry::KEYS;
+
+/// A protocol version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Version {
+    /// Must be equal at both ends.
+    pub major: u16,
+    /// Counts appended variants.
+    pub minor: u16,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What the shell asks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// First of all: agree on the protocol, learn capacities and epoch.
+    Hello(Hello),
+    /// Change tables, all or nothing.
+    Apply(Apply),
+    /// Read a page of a table as the core has it.
+    Read(Read),
+    /// Read a page of the counters, from this number on.
+    Counters {
+        /// First counter number wanted.
+        from: u16,
+    },
+    /// Answered by `Pong` when the core is alive.
+    Ping,
+}
+
+/// What the core answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// To `Hello`.
+    Hello(Welcome),
+    /// To `Apply`: every later frame is forwarded by the new tables.
+    Applied {
+        /// The transaction of the request.
+        transaction: u64,
+    },
+    /// To `Apply`: nothing was changed.
+    Refused(Refusal),
+    /// To `Read`.
+    Page(Page),
+    /// To `Counters`: (number, value) pairs.
+    Counters {
+        /// Numbers as in [`crate::Counter::number`].
+        values: Vec<(u16, u64), PAGE>,
+        /// Where the next page starts; `None` at the end.
+        next: Option<u16>,
+    },
+    /// To `Ping`.
+    Pong,
+    /// The request could not be carried out at all.
+    Error(Error),
+}
+
+/// Opens a conversation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The shell's protocol version.
+    pub version: Version,
+    /// The epoch that a freshly booted core is to take; random, not 0.
+    pub epoch: u64,
+    /// The shell's [`super::SCHEMA`], for information.
+    pub schema: u32,
+}
+
+/// Answers [`Hello`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The core's protocol version.
+    pub version: Version,
+    /// The core's epoch before this `Hello`: 0 when it has just booted, in
+    /// which case its tables are empty and it has now taken the offered one.
+    pub previous_epoch: u64,
+    /// The core's epoch from now on.
+    pub epoch: u64,
+    /// The core's [`super::SCHEMA`], for information.
+    pub schema: u32,
+    /// What the tables can hold.
+    pub capacities: Capacities,
+    /// Entries in use now, in the order of [`Capacities`].
+    pub used: Capacities,
+}
+
+/// A transaction of one owner.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Apply {
+    /// Chosen by the shell; comes back in the answer.
+    pub transaction: u64,
+    /// Who will own what is written.
+    pub owner: Owner,
+    /// Carried out in this order.
+    pub operations: Vec<Operation, MAX_OPERATIONS>,
+}
+
+/// Who an entry belongs to. Nobody changes an entry of another owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, FromZeros, Immutable)]
+#[repr(u8)]
+pub enum Owner {
+    /// Made by CNI ADD on this node.
+    Attachment = 0,
+    /// Learned from the cluster's configuration.
+    Cluster = 1,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Owner::Attachment => "attachment",
+            Owner::Cluster => "cluster",
+        })
+    }
+}
+
+/// One change. Upserts add or replace, removals of what is not there succeed, so
+/// that a transaction can be sent again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Operation {
+    /// Add or replace a network.
+    UpsertNetwork(Network),
+    /// Remove a network that nothing refers to.
+    RemoveNetwork(NetworkId),
+    /// Add or replace a port and, for an endpoint, its host routes.
+    UpsertPort(Port),
+    /// Remove a port and, for an endpoint, its host routes.
+    RemovePort(PortId),
+    /// Add or replace a peer.
+    UpsertPeer(Peer),
+    /// Remove a peer that no route leads to.
+    RemovePeer(PeerId),
+    /// Add or replace a route.
+    UpsertRoute(Route),
+    /// Remove a route.
+    RemoveRoute {
+        /// The route's network.
+        network: NetworkId,
+        /// The route's prefix.
+        prefix: IpPrefix,
+    },
+}
+
+/// An overlay network as this node is in it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Network {
+    /// Its index.
+    pub id: NetworkId,
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// UDP port of the tunnels, both ends.
+    pub udp_port: u16,
+    /// This node's underlay address.
+    pub local: IpAddr,
+    /// This node's VTEP MAC address in the network.
+    pub vtep_mac: MacAddr,
+    /// Addresses that the gateway answers ARP and ping for; the first one is the
+    /// source of ICMP errors to this node's pods and host.
+    pub gateways: Vec<IpAddr, MAX_ADDRESSES>,
+    /// The gateway's MAC address on every port.
+    pub gateway_mac: MacAddr,
+    /// This node's own address in the network: the source of ICMP errors about
+    /// packets from other nodes.
+    pub node_address: IpAddr,
+    /// The underlay port that tunnels leave by.
+    pub underlay: PortId,
+}
+
+/// A port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// Its index.
+    pub id: PortId,
+    /// Largest IP packet that goes out of it, in bytes.
+    pub mtu: u16,
+    /// MAC address of what is behind it: the pod's, the host's. Not looked at
+    /// for underlay ports.
+    pub mac: MacAddr,
+    /// What it is for.
+    pub kind: PortKind,
+}
+
+/// What a port is for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum PortKind {
+    /// A pod.
+    Endpoint(Endpoint),
+    /// The host's own network stack.
+    Host {
+        /// The network that the host is in by this port.
+        network: NetworkId,
+    },
+    /// The underlay, where tunnels arrive and leave.
+    Underlay,
+}
+
+/// A pod's place in a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its network.
+    pub network: NetworkId,
+    /// Its addresses; each becomes a host route to the port.
+    pub addresses: Vec<IpAddr, MAX_ADDRESSES>,
+    /// Further prefixes that it may send from.
+    pub allowed: Vec<IpPrefix, MAX_ADDRESSES>,
+}
+
+impl Endpoint {
+    /// An endpoint with one address and no further allowed prefixes.
+    pub fn with_address(network: NetworkId, address: IpAddr) -> Self {
+        let mut addresses = Vec::new();
+        // One fits.
+        let _ = addresses.push(address);
+        Endpoint {
+            network,
+            addresses,
+            allowed: Vec::new(),
+        }
+    }
+}
+
+/// Another node, in one network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its index.
+    pub id: PeerId,
+    /// The network.
+    pub network: NetworkId,
+    /// Its underlay address.
+    pub underlay: IpAddr,
+    /// Its VTEP MAC address in the network.
+    pub vtep_mac: MacAddr,
+    /// Addresses of the node itself, allowed as inner source.
+    pub node_addresses: Vec<IpAddr, MAX_ADDRESSES>,
+    /// Encapsulations accepted from it.
+    pub accepts: EncapSet,
+}
+
+/// How a packet gets to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, FromZeros, Immutable)]
+#[repr(u8)]
+pub enum Encap {
+    /// VXLAN (RFC 7348).
+    Vxlan = 0,
+    /// IP in IP (RFC 2003).
+    Ipip = 1,
+    /// No tunnel.
+    Direct = 2,
+}
+
+impl fmt::Display for Encap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Encap::Vxlan => "vxlan",
+            Encap::Ipip => "ipip",
+            Encap::Direct => "direct",
+        })
+    }
+}
+
+/// A set of encapsulations, one bit for each.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromZeros, Immutable,
+)]
+pub struct EncapSet(u8);
+
+impl EncapSet {
+    /// The set of these.
+    pub fn of(encaps: &[Encap]) -> Self {
+        EncapSet(encaps.iter().fold(0, |set, encap| set | 1 << *encap as u8))
+    }
+
+    /// Whether the set has it.
+    pub const fn contains(self, encap: Encap) -> bool {
+        self.0 & 1 << encap as u8 != 0
+    }
+}
+
+/// Where packets for a prefix go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, FromZeros, Immutable)]
+#[repr(u8)]
+pub enum NextHop {
+    /// Nowhere; ICMP host unreachable tells the sender.
+    Blackhole = 0,
+    /// This node's own network stack.
+    Host,
+    /// A pod of this node.
+    Endpoint(PortId),
+    /// Another node.
+    Peer {
+        /// Which.
+        peer: PeerId,
+        /// How.
+        encap: Encap,
+    },
+}
+
+/// A route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// Its network.
+    pub network: NetworkId,
+    /// What it covers.
+    pub prefix: IpPrefix,
+    /// Where to.
+    pub next_hop: NextHop,
+}
+
+/// Asks for the entries that follow a key; `None` starts at the beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Read {
+    /// Networks, by id.
+    Networks {
+        /// The last id of the page before.
+        after: Option<NetworkId>,
+    },
+    /// Ports and endpoints, by id.
+    Ports {
+        /// The last id of the page before.
+        after: Option<PortId>,
+    },
+    /// Peers, by id.
+    Peers {
+        /// The last id of the page before.
+        after: Option<PeerId>,
+    },
+    /// Routes, by network and prefix.
+    Routes {
+        /// The last key of the page before.
+        after: Option<(NetworkId, IpPrefix)>,
+    },
+}
+
+/// A page of a table. It is the last when it is empty.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Page {
+    /// Networks.
+    Networks(Vec<Owned<Network>, SMALL_PAGE>),
+    /// Ports and endpoints, with what went through them.
+    Ports(Vec<(Owned<Port>, PortStats), SMALL_PAGE>),
+    /// Peers, with the number of routes to each.
+    Peers(Vec<(Owned<Peer>, u32), PAGE>),
+    /// Routes.
+    Routes(Vec<Owned<Route>, PAGE>),
+}
+
+/// An entry and who owns it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Owned<T> {
+    /// Who owns it.
+    pub owner: Owner,
+    /// The entry.
+    pub entry: T,
+}
+
+/// What went through a port.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromZeros, Immutable,
+)]
+pub struct PortStats {
+    /// Frames that came in by the port.
+    pub rx_frames: u64,
+    /// Their bytes, Ethernet header included.
+    pub rx_bytes: u64,
+    /// Frames that the core sent out of the port, its own included.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames from the port that were dropped.
+    pub dropped: u64,
+}
+
+/// A refused transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The transaction of the request.
+    pub transaction: u64,
+    /// Index of the operation that was refused.
+    pub operation: u8,
+    /// Why.
+    pub error: TableError,
+}
+
+/// Why a request could not be carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Error {
+    /// The frame's CRC or COBS coding is wrong.
+    Damaged,
+    /// The frame or the message is larger than the limit.
+    TooLarge,
+    /// The message ends too early, goes on behind its end, or has impossible values.
+    Malformed,
+    /// A variant that this version does not know.
+    Unsupported,
+    /// More operations than the limit.
+    TooManyOperations {
+        /// How many there were.
+        count: u32,
+        /// How many there may be.
+        limit: u32,
+    },
+    /// The major versions differ.
+    Version {
+        /// The core's.
+        core: Version,
+    },
+    /// Anything but `Hello` and `Ping` before the first `Hello`.
+    NoEpoch,
+    /// `Hello` offered the epoch 0, which means "just booted".
+    EpochZero,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Damaged => f.write_str("the control frame was damaged on its way"),
+            Error::TooLarge => f.write_str("the control frame is larger than 4096 bytes"),
+            Error::Malformed => f.write_str("the control message is malformed"),
+            Error::Unsupported => f.write_str("the core does not know this control message"),
+            Error::TooManyOperations { count, limit } => {
+                write!(
+                    f,
+                    "{count} operations in one transaction; the limit is {limit}"
+                )
+            }
+            Error::Version { core } => write!(
+                f,
+                "the core speaks version {core} of the control protocol, and major versions must be equal"
+            ),
+            Error::NoEpoch => f.write_str("the core has just booted and waits for Hello"),
+            Error::EpochZero => f.write_str("Hello must offer an epoch other than 0"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

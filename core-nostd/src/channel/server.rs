@@ -1,0 +1,117 @@
+//! The core's end of the channel.
+
+use super::{
+    Apply, Error, Hello, MAX_MESSAGE, PAGE, PROTOCOL, Page, Read, Refusal, Request, Response,
+    SCHEMA, Welcome, codec, frame,
+};
+use crate::gateway::Gateway;
+use crate::{Counter, NetworkId};
+
+/// Carries out what a [`super::FrameDecoder`] found and writes the framed
+/// answer into `out`; returns its length. `out` should have
+/// [`super::MAX_FRAME`] bytes; with less, large answers become `TooLarge`.
+///
+/// Any bytes are answered, garbage with an [`Error`]; nothing panics.
+pub fn serve(gateway: &mut Gateway<'_>, event: &frame::FrameEvent<'_>, out: &mut [u8]) -> usize {
+    let (id, response) = match event {
+        frame::FrameEvent::Damaged => (0, Response::Error(Error::Damaged)),
+        frame::FrameEvent::TooLarge => (0, Response::Error(Error::TooLarge)),
+        frame::FrameEvent::Message(message) => match codec::decode_request(message) {
+            Ok((id, request)) => (id, answer(gateway, &request)),
+            Err(e) => (e.id, Response::Error(e.error)),
+        },
+    };
+    let mut message = [0; MAX_MESSAGE];
+    let mut write = |response: &Response| {
+        let len = codec::encode_response(id, response, &mut message)?;
+        frame::encode_frame(&mut message, len, out)
+    };
+    write(&response)
+        .or_else(|| write(&Response::Error(Error::TooLarge)))
+        .unwrap_or(0)
+}
+
+fn answer(gateway: &mut Gateway<'_>, request: &Request) -> Response {
+    if gateway.epoch() == 0 && !matches!(request, Request::Hello(_) | Request::Ping) {
+        return Response::Error(Error::NoEpoch);
+    }
+    match request {
+        Request::Hello(hello) => welcome(gateway, *hello),
+        Request::Apply(apply) => applied(gateway, apply),
+        Request::Read(read) => Response::Page(page(gateway, *read)),
+        Request::Counters { from } => counters(gateway, *from),
+        Request::Ping => Response::Pong,
+    }
+}
+
+fn welcome(gateway: &mut Gateway<'_>, hello: Hello) -> Response {
+    if hello.version.major != PROTOCOL.major {
+        return Response::Error(Error::Version { core: PROTOCOL });
+    }
+    if hello.epoch == 0 {
+        return Response::Error(Error::EpochZero);
+    }
+    let previous_epoch = gateway.epoch();
+    if previous_epoch == 0 {
+        gateway.set_epoch(hello.epoch);
+    }
+    Response::Hello(Welcome {
+        version: PROTOCOL,
+        previous_epoch,
+        epoch: gateway.epoch(),
+        schema: SCHEMA,
+        capacities: gateway.tables.capacities(),
+        used: gateway.tables.used(),
+    })
+}
+
+fn applied(gateway: &mut Gateway<'_>, apply: &Apply) -> Response {
+    let transaction = apply.transaction;
+    match gateway.apply(apply.owner, &apply.operations) {
+        Ok(()) => Response::Applied { transaction },
+        Err((operation, error)) => Response::Refused(Refusal {
+            transaction,
+            operation: u8::try_from(operation).unwrap_or(u8::MAX),
+            error,
+        }),
+    }
+}
+
+fn page(gateway: &Gateway<'_>, read: Read) -> Page {
+    let tables = &gateway.tables;
+    match read {
+        Read::Networks { after } => Page::Networks(tables.networks_after(after).collect()),
+        Read::Ports { after } => Page::Ports(tables.ports_after(after).collect()),
+        Read::Peers { after } => Page::Peers(tables.peers_after(after).collect()),
+        Read::Routes { after } => {
+            let mut page = heapless::Vec::new();
+            let mut cursor = after;
+            while let Some(route) = tables.route_after(cursor) {
+                cursor = Some((route.entry.network, route.entry.prefix));
+                if page.push(route).is_err() {
+                    break;
+                }
+                if page.is_full() {
+                    break;
+                }
+            }
+            Page::Routes(page)
+        }
+    }
+}
+
+fn counters(gateway: &Gateway<'_>, from: u16) -> Response {
+    let mut values = heapless::Vec::<_, PAGE>::new();
+    let mut next = None;
+    for counter in Counter::all().filter(|counter| counter.number() >= from) {
+        let pair = (counter.number(), gateway.counter(counter));
+        if values.push(pair).is_err() {
+            next = Some(counter.number());
+            break;
+        }
+    }
+    Response::Counters { values, next }
+}
+
+// Cursors of reads are ids; they must not be able to wrap.
+const _: () = assert!(size_of::<NetworkId>() == 2);

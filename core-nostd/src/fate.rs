@@ -1,0 +1,245 @@
+//! What can happen to a frame, and the counters that tell how often it did.
+//!
+//! To add a drop reason: add one entry to the `drop_reasons!` list below and
+//! return it from the one place where it happens. Its counter, its name and its
+//! text in `culvert counters` follow from the entry; `tests/fates.rs` fails
+//! until a test reaches it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::PortId;
+
+/// The verdict on one received frame. Each frame has exactly one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Send it out of this port.
+    Forward(PortId),
+    /// It was turned round: send it out of the port it came from.
+    Reply,
+    /// It was for the gateway and is done.
+    Consume,
+    /// Discard it; the reason is counted.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($( $variant:ident $name:literal $help:literal )*) => {
+        /// Why a frame was dropped. One reason for one place in the code.
+        ///
+        /// The numbers are part of the control channel: append, never reorder.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+        #[repr(u16)]
+        pub enum DropReason {
+            $( #[doc = $help] $variant, )*
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [DropReason] = &[$( DropReason::$variant, )*];
+
+            /// The reason's name, as `culvert counters` prints it.
+            pub const fn name(self) -> &'static str {
+                match self { $( DropReason::$variant => $name, )* }
+            }
+
+            /// What happened, and what an operator may do about it.
+            pub const fn help(self) -> &'static str {
+                match self { $( DropReason::$variant => $help, )* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    PortUnknown "port-unknown" "The frame came in by a port that the core has no entry for; its attachment is being added or removed."
+    FrameTruncated "frame-truncated" "Shorter than its Ethernet header."
+    VlanTagged "vlan-tagged" "The frame has an 802.1Q or 802.1ad tag; pods send untagged frames."
+    NotIp "not-ip" "Neither IPv4 nor ARP."
+    Ipv6 "ipv6" "An IPv6 frame; this version forwards IPv4 only."
+    ArpMalformed "arp-malformed" "An ARP packet that is truncated or not for IPv4 over Ethernet (RFC 826)."
+    ArpSenderMac "arp-sender-mac" "Source guard: the ARP sender's hardware address is not the endpoint's."
+    ArpSenderIp "arp-sender-ip" "Source guard: the ARP sender's address is not one of the endpoint's."
+    ArpTarget "arp-target" "An ARP request for an address that the gateway does not answer for."
+    Ipv4Truncated "ipv4-truncated" "Shorter than an IPv4 header."
+    Ipv4Version "ipv4-version" "The version field is not 4."
+    Ipv4HeaderLength "ipv4-header-length" "The header length (IHL) is below 20 bytes or beyond the packet."
+    Ipv4TotalLength "ipv4-total-length" "The total length is below the header's or beyond the frame."
+    Ipv4Checksum "ipv4-checksum" "The IPv4 header checksum is wrong."
+    SourceMac "source-mac" "Source guard: the Ethernet source is not the endpoint's MAC address."
+    SourceIp "source-ip" "Source guard: the IP source is not one of the endpoint's addresses or allowed prefixes."
+    TunnelSpoof "tunnel-spoof" "A pod sent a tunnel packet (a network's UDP port, or protocol 4 or 41) to a node's underlay address."
+    DestinationGroup "destination-group" "The destination is broadcast or multicast, which this network does not flood."
+    DestinationMac "destination-mac" "The frame is not addressed to the gateway's MAC address."
+    GatewayProtocol "gateway-protocol" "Sent to the gateway's own address, which only answers ping; ICMP unreachable was sent."
+    NoRoute "no-route" "No route to the destination; ICMP net unreachable was sent."
+    Blackhole "blackhole" "The route is a blackhole: an address of this node's block that no pod has. ICMP host unreachable was sent."
+    TtlExceeded "ttl-exceeded" "TTL was 1 or 0; ICMP time exceeded was sent (traceroute does this on purpose)."
+    TooBig "too-big" "Larger than the next hop's MTU with DF set; ICMP fragmentation needed was sent."
+    TooBigToFragment "too-big-to-fragment" "Larger than the next hop's MTU without DF, and this version does not fragment."
+    HostLoop "host-loop" "The host sent a packet that routes back to the host; check the host's routes to the pod prefix."
+    HostMissing "host-missing" "The route leads to the host, but the network has no host port."
+    NoHeadroom "no-headroom" "The shell gave a buffer without room for the tunnel header."
+    BadOffload "bad-offload" "The device's checksum or segmentation marks do not fit the frame."
+    SuperFrame "super-frame" "A segmented super-frame was to leave through a port that cannot carry one."
+    OuterMissing "outer-missing" "A frame from the underlay came without its outer addresses or with those of no known tunnel."
+    VxlanTruncated "vxlan-truncated" "Shorter than a VXLAN header (RFC 7348)."
+    VxlanFlags "vxlan-flags" "The VXLAN header's I flag is not set (RFC 7348 section 5)."
+    UnknownVni "unknown-vni" "No network has this VNI on this UDP port."
+    UnknownPeer "unknown-peer" "The outer source is not the underlay address of a peer in this network."
+    EncapNotAllowed "encap-not-allowed" "The peer's entry does not accept this encapsulation."
+    VtepMac "vtep-mac" "The inner Ethernet destination is not this node's VTEP MAC address."
+    InnerNotIp "inner-not-ip" "The decapsulated frame is not IPv4, and VTEP neighbors are static."
+    PeerGuard "peer-guard" "The inner source neither routes back to the peer it came from nor is one of its node addresses."
+    EcnCe "ecn-ce" "The underlay marked congestion on a packet that cannot carry the mark (RFC 6040 section 4.2)."
+    TransitDenied "transit-denied" "A decapsulated packet would leave through another tunnel; this node is no transit."
+}
+
+impl core::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The counters of the core that are not drop reasons, followed by one for each
+/// [`DropReason`].
+///
+/// `rx = forward-endpoint + forward-host + forward-underlay + reply + consume + Σ drops`
+/// holds after every batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counter {
+    /// Frames handed to the core.
+    Rx,
+    /// Frames forwarded to a pod of this node.
+    ForwardEndpoint,
+    /// Frames forwarded to the host.
+    ForwardHost,
+    /// Frames encapsulated and forwarded to another node.
+    ForwardUnderlay,
+    /// Frames turned round (ARP replies, echo replies).
+    Reply,
+    /// Frames that were for the gateway and needed no answer.
+    Consume,
+    /// Frames that the gateway made itself (ICMP errors).
+    Originated,
+    /// ICMP errors not sent because of the rate limit.
+    IcmpRateLimited,
+    /// ICMP errors not sent because the shell's spare buffers were all in use.
+    SparesExhausted,
+    /// ICMP errors not sent because nothing routes back to the sender.
+    IcmpNoRoute,
+    /// Frames dropped for this reason.
+    Drop(DropReason),
+}
+
+impl Counter {
+    const PLAIN: &'static [Counter] = &[
+        Counter::Rx,
+        Counter::ForwardEndpoint,
+        Counter::ForwardHost,
+        Counter::ForwardUnderlay,
+        Counter::Reply,
+        Counter::Consume,
+        Counter::Originated,
+        Counter::IcmpRateLimited,
+        Counter::SparesExhausted,
+        Counter::IcmpNoRoute,
+    ];
+
+    /// Numbers below this are not drop reasons. Some are unused, so that plain
+    /// counters can be appended without moving the reasons.
+    const FIRST_DROP: u16 = 32;
+
+    /// Length of an array indexed by [`Counter::number`].
+    pub const SLOTS: usize = Self::FIRST_DROP as usize + DropReason::ALL.len();
+
+    /// The number of this counter on the control channel, stable between versions.
+    pub const fn number(self) -> u16 {
+        match self {
+            Counter::Rx => 0,
+            Counter::ForwardEndpoint => 1,
+            Counter::ForwardHost => 2,
+            Counter::ForwardUnderlay => 3,
+            Counter::Reply => 4,
+            Counter::Consume => 5,
+            Counter::Originated => 6,
+            Counter::IcmpRateLimited => 7,
+            Counter::SparesExhausted => 8,
+            Counter::IcmpNoRoute => 9,
+            Counter::Drop(reason) => Self::FIRST_DROP + reason as u16,
+        }
+    }
+
+    /// The counter with this number, if this version knows it.
+    pub fn from_number(number: u16) -> Option<Counter> {
+        match number.checked_sub(Self::FIRST_DROP) {
+            None => Self::PLAIN.get(usize::from(number)).copied(),
+            Some(drop) => DropReason::ALL
+                .get(usize::from(drop))
+                .map(|reason| Counter::Drop(*reason)),
+        }
+    }
+
+    /// All counters in the order of their numbers.
+    pub fn all() -> impl Iterator<Item = Counter> {
+        let drops = DropReason::ALL.iter().map(|reason| Counter::Drop(*reason));
+        Self::PLAIN.iter().copied().chain(drops)
+    }
+
+    /// The name that `culvert counters` prints; drop reasons have `drop-` in front there.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::Rx => "rx",
+            Counter::ForwardEndpoint => "forward-endpoint",
+            Counter::ForwardHost => "forward-host",
+            Counter::ForwardUnderlay => "forward-underlay",
+            Counter::Reply => "reply",
+            Counter::Consume => "consume",
+            Counter::Originated => "originated",
+            Counter::IcmpRateLimited => "icmp-rate-limited",
+            Counter::SparesExhausted => "spares-exhausted",
+            Counter::IcmpNoRoute => "icmp-no-route",
+            Counter::Drop(reason) => reason.name(),
+        }
+    }
+
+    /// What the counter counts, for the person who reads it.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Counter::Rx => "Frames handed to the core.",
+            Counter::ForwardEndpoint => "Frames forwarded to a pod of this node.",
+            Counter::ForwardHost => "Frames forwarded to the host.",
+            Counter::ForwardUnderlay => "Frames encapsulated and forwarded to another node.",
+            Counter::Reply => "Frames turned round: ARP and echo replies.",
+            Counter::Consume => "Frames for the gateway that needed no answer.",
+            Counter::Originated => "Frames that the gateway made itself (ICMP errors).",
+            Counter::IcmpRateLimited => "ICMP errors not sent because of the rate limit.",
+            Counter::SparesExhausted => "ICMP errors not sent for want of a spare buffer.",
+            Counter::IcmpNoRoute => "ICMP errors not sent because nothing routes to the sender.",
+            Counter::Drop(reason) => reason.help(),
+        }
+    }
+
+    /// The counter of a verdict that needs no knowledge of ports.
+    pub(crate) const fn is_drop(self) -> bool {
+        matches!(self, Counter::Drop(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_counters_are_one_to_one() {
+        let mut seen = [false; Counter::SLOTS];
+        for counter in Counter::all() {
+            let slot = &mut seen[usize::from(counter.number())];
+            assert!(!*slot, "{counter:?} shares its number");
+            *slot = true;
+            assert_eq!(Counter::from_number(counter.number()), Some(counter));
+            assert!(!counter.help().is_empty() && !counter.name().contains(' '));
+        }
+        assert_eq!(Counter::from_number(31), None);
+        assert_eq!(Counter::from_number(u16::MAX), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! The gateway: batches in, verdicts out.
+
+use zerocopy::{FromZeros, Immutable};
+
+use crate::channel::{Operation, Owner, PortStats};
+use crate::pipeline::{self, Exit};
+use crate::tables::Tables;
+use crate::tables::entry::PortRole;
+use crate::{Capacities, Counter, Fate, Frame, NetworkId, PortId, TableError};
+
+/// A point in time, in microseconds since any fixed moment; the shell's clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromZeros, Immutable)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The fixed moment.
+    pub const ZERO: Instant = Instant(0);
+
+    /// So many microseconds after the fixed moment.
+    pub const fn from_micros(micros: u64) -> Self {
+        Instant(micros)
+    }
+
+    /// Microseconds since the fixed moment.
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+}
+
+/// A frame and, after [`Gateway::process`], what is to happen to it.
+#[derive(Debug)]
+pub struct Packet<'b> {
+    /// The frame, rewritten in place.
+    pub frame: Frame<'b>,
+    /// The verdict.
+    pub fate: Fate,
+}
+
+impl<'b> Packet<'b> {
+    /// A frame without a verdict yet (`Consume` stands in its place).
+    pub fn new(frame: Frame<'b>) -> Self {
+        Packet {
+            frame,
+            fate: Fate::Consume,
+        }
+    }
+}
+
+/// Spare frames for what the gateway makes itself (ICMP errors). Each should be
+/// empty, start at [`Frame::HEADROOM`] and have [`Originated::FRAME_LEN`] bytes
+/// of buffer behind that.
+pub struct Originated<'s, 'b> {
+    spares: &'s mut [Packet<'b>],
+    used: usize,
+}
+
+impl<'s, 'b> Originated<'s, 'b> {
+    /// Bytes that the largest frame of the gateway's own needs.
+    pub const FRAME_LEN: usize = pipeline::icmp::MAX_FRAME;
+
+    /// Makes these frames available.
+    pub fn new(spares: &'s mut [Packet<'b>]) -> Self {
+        Originated { spares, used: 0 }
+    }
+
+    /// No spare frames: the gateway sends no ICMP errors, and counts that.
+    pub fn none() -> Self {
+        Originated {
+            spares: &mut [],
+            used: 0,
+        }
+    }
+
+    /// The frames that the gateway made, each with its verdict (`Forward`), to be
+    /// sent after the batch.
+    pub fn into_made(self) -> &'s mut [Packet<'b>] {
+        let used = self.used;
+        self.spares.get_mut(..used).unwrap_or_default()
+    }
+}
+
+/// A core's own state besides its tables. All zero when it has just booted.
+#[derive(FromZeros, Immutable)]
+pub(crate) struct State {
+    epoch: u64,
+    icmp: pipeline::icmp::Bucket,
+}
+
+/// The datapath of one worker; it lives in a [`crate::Storage`].
+pub struct Gateway<'a> {
+    pub(crate) tables: Tables<'a>,
+    pub(crate) counters: &'a mut [u64; Counter::SLOTS],
+    pub(crate) state: &'a mut State,
+}
+
+impl Gateway<'_> {
+    /// Decides about a batch of frames that came in by one port at one time, and
+    /// rewrites them for where they go.
+    ///
+    /// Afterwards each packet's `fate` says what to do with it, and `originated`
+    /// holds what the gateway made itself, to be sent after the batch.
+    pub fn process(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        batch: &mut [Packet<'_>],
+        originated: &mut Originated<'_, '_>,
+    ) {
+        let mut stats = PortStats::default();
+        for packet in batch {
+            stats.rx_frames += 1;
+            stats.rx_bytes += byte_count(&packet.frame);
+            let (fate, icmp) = pipeline::run(&self.tables, ingress, &mut packet.frame);
+            packet.fate = fate;
+            stats.dropped += u64::from(self.count(ingress, packet).is_drop());
+            if let Some((network, error)) = icmp {
+                self.originate(now, network, error, &packet.frame, originated);
+            }
+        }
+        self.add(Counter::Rx, stats.rx_frames);
+        if let Some(port) = self.tables.ports.get_mut(ingress.index()) {
+            port.stats.rx_frames += stats.rx_frames;
+            port.stats.rx_bytes += stats.rx_bytes;
+            port.stats.dropped += stats.dropped;
+        }
+    }
+
+    /// Counts a verdict and, at the port it leaves by, the frame.
+    fn count(&mut self, ingress: PortId, packet: &Packet<'_>) -> Counter {
+        let (counter, out) = match packet.fate {
+            Fate::Forward(port) => (self.forward_counter(port), Some(port)),
+            Fate::Reply => (Counter::Reply, Some(ingress)),
+            Fate::Consume => (Counter::Consume, None),
+            Fate::Drop(reason) => (Counter::Drop(reason), None),
+        };
+        self.add(counter, 1);
+        if let Some(port) = out {
+            self.count_sent(port, &packet.frame);
+        }
+        counter
+    }
+
+    fn forward_counter(&self, port: PortId) -> Counter {
+        match self.tables.port(port).map(|entry| entry.role) {
+            Some(PortRole::Host) => Counter::ForwardHost,
+            Some(PortRole::Underlay) => Counter::ForwardUnderlay,
+            _ => Counter::ForwardEndpoint,
+        }
+    }
+
+    fn count_sent(&mut self, port: PortId, frame: &Frame<'_>) {
+        if let Some(port) = self.tables.ports.get_mut(port.index()) {
+            port.stats.tx_frames += 1;
+            port.stats.tx_bytes += byte_count(frame);
+        }
+    }
+
+    /// Makes an ICMP error about a dropped frame, within the rate limit.
+    fn originate(
+        &mut self,
+        now: Instant,
+        network: NetworkId,
+        error: pipeline::IcmpError,
+        about: &Frame<'_>,
+        originated: &mut Originated<'_, '_>,
+    ) {
+        let Some(message) = pipeline::icmp::about(&error, about) else {
+            return; // RFC 1122 forbids an error about this packet.
+        };
+        if !self.state.icmp.take(now) {
+            return self.add(Counter::IcmpRateLimited, 1);
+        }
+        let Some(spare) = originated.spares.get_mut(originated.used) else {
+            return self.add(Counter::SparesExhausted, 1);
+        };
+        match pipeline::icmp::send(&self.tables, network, &message, &mut spare.frame) {
+            Ok(port) => {
+                spare.fate = Fate::Forward(port);
+                originated.used += 1;
+                self.add(Counter::Originated, 1);
+                self.count_sent(port, &spare.frame);
+            }
+            Err(Exit { .. }) => self.add(Counter::IcmpNoRoute, 1),
+        }
+    }
+
+    fn add(&mut self, counter: Counter, count: u64) {
+        if let Some(slot) = self.counters.get_mut(usize::from(counter.number())) {
+            *slot += count;
+        }
+    }
+
+    /// Carries out all operations, in this order, or none of them.
+    ///
+    /// # Errors
+    /// The index of the operation that was refused, and why; the tables are as
+    /// they were before the call.
+    pub fn apply(
+        &mut self,
+        owner: Owner,
+        operations: &[Operation],
+    ) -> Result<(), (usize, TableError)> {
+        self.tables.apply(owner, operations)
+    }
+
+    /// The value of a counter since the core booted.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let slot = self.counters.get(usize::from(counter.number()));
+        slot.copied().unwrap_or(0)
+    }
+
+    /// The epoch that the shell has assigned; 0 since boot until then.
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
+    pub(crate) fn set_epoch(&mut self, epoch: u64) {
+        self.state.epoch = epoch;
+    }
+
+    /// What the tables can hold.
+    pub fn capacities(&self) -> Capacities {
+        self.tables.capacities()
+    }
+}
+
+fn byte_count(frame: &Frame<'_>) -> u64 {
+    u64::try_from(frame.len()).unwrap_or(u64::MAX)
+}

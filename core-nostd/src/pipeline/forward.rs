@@ -1,0 +1,54 @@
+//! Forwarding checks: TTL and MTU.
+
+use super::{Exit, Ip, Ready, Routed, deliver, route::Hop};
+use crate::wire::{icmpv4, ipv4, l4};
+use crate::{DropReason, Segmentation};
+
+/// Checks that the packet may be forwarded: its TTL outlives this gateway
+/// (RFC 1812 section 5.3.1) and it fits the next hop (RFC 1191).
+pub(super) fn check<'f, 'b>(packet: Ip<'f, 'b, Routed>) -> Result<Ip<'f, 'b, Ready>, Exit> {
+    if packet.header.ttl <= 1 {
+        return Err(DropReason::TtlExceeded.with(icmpv4::Error::TtlExceeded));
+    }
+    let mtu = deliver::mtu(&packet.state.hop);
+    if packet_len(&packet)? > u32::from(mtu) {
+        if !packet.header.dont_fragment {
+            return Err(DropReason::TooBigToFragment.into());
+        }
+        return Err(DropReason::TooBig.with(icmpv4::Error::FragmentationNeeded { mtu }));
+    }
+    let hop = packet.state.hop;
+    Ok(packet.with(Ready { hop, age: true }))
+}
+
+/// Lets a packet of the gateway's own through, which was made to fit.
+pub(super) fn own<'f, 'b>(packet: Ip<'f, 'b, Routed>) -> Ip<'f, 'b, Ready> {
+    let hop = packet.state.hop;
+    packet.with(Ready { hop, age: false })
+}
+
+/// Whether the next hop is the host.
+pub(super) fn is_host(packet: &Ip<'_, '_, Routed>) -> bool {
+    matches!(packet.state.hop, Hop::Local { host: true, .. })
+}
+
+/// Whether the next hop is another node.
+pub(super) fn is_tunnel(packet: &Ip<'_, '_, Routed>) -> bool {
+    matches!(packet.state.hop, Hop::Vxlan { .. })
+}
+
+/// Length of the IP packet, or of each packet that a super-frame stands for.
+fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
+    let header = u32::from(packet.header.header_len);
+    match packet.frame.segmentation {
+        Segmentation::None => Ok(u32::from(packet.header.total_len)),
+        Segmentation::TcpV4 { size } if packet.header.protocol == ipv4::TCP => {
+            let tcp = l4::tcp_header_len(packet.payload()).ok_or(DropReason::BadOffload)?;
+            Ok(header + u32::from(tcp) + u32::from(size))
+        }
+        Segmentation::Udp { size } if packet.header.protocol == ipv4::UDP => {
+            Ok(header + 8 + u32::from(size))
+        }
+        _ => Err(DropReason::BadOffload.into()),
+    }
+}

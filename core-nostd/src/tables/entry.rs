@@ -1,0 +1,133 @@
+//! What the tables hold: plain data whose all-zero form is "absent".
+
+use core::net::IpAddr;
+
+use zerocopy::{FromZeros, Immutable};
+
+use super::lpm::Roots;
+use crate::addr::{Family, Key};
+use crate::channel::{EncapSet, NextHop, Owner, PortStats};
+use crate::{MacAddr, NetworkId, PortId, Vni};
+
+/// Addresses or prefixes that one entry may have.
+pub(crate) const KEYS: usize = 4;
+
+/// Up to [`KEYS`] addresses or prefixes.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(crate) struct KeyList {
+    count: u8,
+    families: [Family; KEYS],
+    lengths: [u8; KEYS],
+    bits: [u128; KEYS],
+}
+
+impl KeyList {
+    /// The keys of the iterator, as many as fit.
+    pub(crate) fn new(keys: impl Iterator<Item = Key>) -> Self {
+        let mut list = Self::new_zeroed();
+        let slots = list
+            .families
+            .iter_mut()
+            .zip(&mut list.lengths)
+            .zip(&mut list.bits);
+        for (key, ((family, length), bits)) in keys.zip(slots) {
+            (*family, *length, *bits) = (key.family, key.length, key.bits);
+            list.count += 1;
+        }
+        list
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Key> + '_ {
+        self.families
+            .iter()
+            .zip(&self.lengths)
+            .zip(&self.bits)
+            .take(usize::from(self.count))
+            .map(|((family, length), bits)| Key {
+                family: *family,
+                bits: *bits,
+                length: *length,
+            })
+    }
+
+    /// Whether one of the keys is this address.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        let wanted = Key::host(address);
+        self.iter().any(|key| key == wanted)
+    }
+
+    /// Whether one of the keys covers this address.
+    pub(crate) fn covers(&self, address: IpAddr) -> bool {
+        let wanted = Key::host(address);
+        self.iter().any(|key| key.covers(wanted))
+    }
+}
+
+/// A network.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(crate) struct NetworkEntry {
+    pub(crate) present: bool,
+    pub(crate) owner: Owner,
+    pub(crate) id: NetworkId,
+    pub(crate) vni: Vni,
+    pub(crate) udp_port: u16,
+    pub(crate) local: Key,
+    pub(crate) vtep_mac: MacAddr,
+    pub(crate) gateways: KeyList,
+    pub(crate) gateway_mac: MacAddr,
+    pub(crate) node_address: Key,
+    pub(crate) underlay: PortId,
+    pub(crate) has_host: bool,
+    pub(crate) host: PortId,
+    pub(crate) route_roots: Roots,
+    pub(crate) peer_roots: Roots,
+    /// Ports, peers and routes that are in this network.
+    pub(crate) references: u32,
+}
+
+/// What a port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromZeros, Immutable)]
+#[repr(u8)]
+pub(crate) enum PortRole {
+    Absent = 0,
+    Endpoint,
+    Host,
+    Underlay,
+}
+
+/// A port, with its endpoint when it has one.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(crate) struct PortEntry {
+    pub(crate) role: PortRole,
+    pub(crate) owner: Owner,
+    pub(crate) mtu: u16,
+    pub(crate) mac: MacAddr,
+    /// Of endpoints and host ports.
+    pub(crate) network: NetworkId,
+    pub(crate) addresses: KeyList,
+    pub(crate) allowed: KeyList,
+    /// Networks (of an underlay port) and prefix routes (of an endpoint) that name this port.
+    pub(crate) references: u32,
+    pub(crate) stats: PortStats,
+}
+
+/// A peer.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(crate) struct PeerEntry {
+    pub(crate) present: bool,
+    pub(crate) owner: Owner,
+    pub(crate) network: NetworkId,
+    pub(crate) underlay: Key,
+    pub(crate) vtep_mac: MacAddr,
+    pub(crate) node_addresses: KeyList,
+    pub(crate) accepts: EncapSet,
+    /// Routes to this peer.
+    pub(crate) references: u32,
+}
+
+/// A route.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(crate) struct RouteEntry {
+    pub(crate) next_hop: NextHop,
+    pub(crate) owner: Owner,
+}

@@ -1,0 +1,88 @@
+//! The tables: what the pipeline reads and the control channel writes.
+//!
+//! Code and storage are apart: [`storage::Storage`] has the capacities as const
+//! generics, [`Tables`] borrows its arrays as slices and is not generic.
+
+pub(crate) mod entry;
+pub(crate) mod error;
+pub(crate) mod lpm;
+mod read;
+pub(crate) mod storage;
+mod update;
+
+use core::net::IpAddr;
+
+use crate::addr::Key;
+use crate::{NetworkId, PeerId, PortId, Vni};
+use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole, RouteEntry};
+use lpm::Lpm;
+
+/// The tables as the code sees them.
+pub(crate) struct Tables<'a> {
+    pub(crate) networks: &'a mut [NetworkEntry],
+    pub(crate) ports: &'a mut [PortEntry],
+    pub(crate) peers: &'a mut [PeerEntry],
+    /// (network, prefix) → next hop; the roots are in the networks.
+    pub(crate) routes: Lpm<'a, RouteEntry>,
+    /// (network, underlay address) → peer; the roots are in the networks.
+    pub(crate) peers_by_underlay: Lpm<'a, PeerId>,
+}
+
+impl Tables<'_> {
+    /// The network with this id.
+    pub(crate) fn network(&self, id: NetworkId) -> Option<&NetworkEntry> {
+        self.networks.get(id.index()).filter(|entry| entry.present)
+    }
+
+    /// The port with this id.
+    pub(crate) fn port(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports
+            .get(id.index())
+            .filter(|entry| entry.role != PortRole::Absent)
+    }
+
+    /// The peer with this id.
+    pub(crate) fn peer(&self, id: PeerId) -> Option<&PeerEntry> {
+        self.peers.get(id.index()).filter(|entry| entry.present)
+    }
+
+    /// The network that has this VNI on this UDP port.
+    pub(crate) fn network_by_vni(&self, udp_port: u16, vni: Vni) -> Option<&NetworkEntry> {
+        self.networks
+            .iter()
+            .find(|entry| entry.present && entry.vni == vni && entry.udp_port == udp_port)
+    }
+
+    /// The peer of a network at this underlay address.
+    pub(crate) fn peer_by_underlay(
+        &self,
+        network: &NetworkEntry,
+        underlay: IpAddr,
+    ) -> Option<(PeerId, &PeerEntry)> {
+        let key = Key::host(underlay);
+        let id = *self
+            .peers_by_underlay
+            .get(network.peer_roots.of(key), key)?;
+        Some((id, self.peer(id)?))
+    }
+
+    /// The route with the longest prefix that holds `address`.
+    pub(crate) fn route(&self, network: &NetworkEntry, address: IpAddr) -> Option<&RouteEntry> {
+        let key = Key::host(address);
+        self.routes.lookup(network.route_roots.of(key), key)
+    }
+
+    /// Whether this is the underlay address of a node (this one or a peer) in any network.
+    pub(crate) fn is_node_underlay(&self, address: IpAddr) -> bool {
+        self.networks.iter().filter(|n| n.present).any(|network| {
+            network.local.address() == address || self.peer_by_underlay(network, address).is_some()
+        })
+    }
+
+    /// Whether any network has its tunnels on this UDP port.
+    pub(crate) fn is_tunnel_port(&self, udp_port: u16) -> bool {
+        self.networks
+            .iter()
+            .any(|network| network.present && network.udp_port == udp_port)
+    }
+}

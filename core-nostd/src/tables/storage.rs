@@ -1,0 +1,125 @@
+//! The memory of a gateway, with capacities as const generics.
+
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromZeros, Immutable};
+
+use super::Tables;
+use super::entry::{NetworkEntry, PeerEntry, PortEntry, RouteEntry};
+use super::lpm::{Arena, Lpm, Node};
+use crate::gateway::{Gateway, State};
+use crate::{Counter, PeerId};
+
+/// The memory of one gateway: all its tables, for this many networks, ports
+/// (endpoints among them), peers and routes (an endpoint's addresses among them).
+///
+/// All-zero memory is an empty storage. Small ones can be made with
+/// [`Storage::new`]; large ones belong in a zeroed allocation
+/// (`zerocopy::FromZeros::new_box_zeroed`, with zerocopy's feature `alloc`) and
+/// never on a stack.
+#[derive(FromZeros, Immutable)]
+pub struct Storage<
+    const NETWORKS: usize,
+    const PORTS: usize,
+    const PEERS: usize,
+    const ROUTES: usize,
+> {
+    networks: [NetworkEntry; NETWORKS],
+    ports: [PortEntry; PORTS],
+    peers: [PeerEntry; PEERS],
+    routes: [[Node<RouteEntry>; 2]; ROUTES],
+    routes_arena: Arena,
+    peers_by_underlay: [[Node<PeerId>; 2]; PEERS],
+    peers_arena: Arena,
+    counters: [u64; Counter::SLOTS],
+    state: State,
+}
+
+/// For a microcontroller: a handful of pods.
+pub type Tiny = Storage<2, 8, 8, 64>;
+/// For an appliance or a SmartNIC.
+pub type Appliance = Storage<8, 4096, 4096, 65_536>;
+/// For a Linux host. 1 M routes are an allocation of some 120 MB of which only
+/// what is used is ever touched.
+pub type Host = Storage<16, 4096, 16_384, 1_000_000>;
+
+/// How many entries the tables can hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Capacities {
+    /// Networks.
+    pub networks: u32,
+    /// Ports, endpoints among them.
+    pub ports: u32,
+    /// Peers, over all networks.
+    pub peers: u32,
+    /// Routes, over all networks.
+    pub routes: u32,
+}
+
+impl<const NETWORKS: usize, const PORTS: usize, const PEERS: usize, const ROUTES: usize>
+    Storage<NETWORKS, PORTS, PEERS, ROUTES>
+{
+    /// Ids are 16 bits wide, and a link in the arenas 32.
+    const FITS: () = assert!(
+        NETWORKS > 0
+            && NETWORKS <= 1 << 16
+            && PORTS <= 1 << 16
+            && PEERS <= 1 << 16
+            && ROUTES < 1 << 30
+    );
+
+    /// An empty storage, by value: for small ones.
+    pub fn new() -> Self {
+        Self::new_zeroed()
+    }
+
+    /// The gateway that lives in this storage, as it was left.
+    pub fn gateway(&mut self) -> Gateway<'_> {
+        const { Self::FITS };
+        Gateway {
+            tables: Tables {
+                networks: &mut self.networks,
+                ports: &mut self.ports,
+                peers: &mut self.peers,
+                routes: Lpm {
+                    nodes: self.routes.as_flattened_mut(),
+                    arena: &mut self.routes_arena,
+                },
+                peers_by_underlay: Lpm {
+                    nodes: self.peers_by_underlay.as_flattened_mut(),
+                    arena: &mut self.peers_arena,
+                },
+            },
+            counters: &mut self.counters,
+            state: &mut self.state,
+        }
+    }
+}
+
+impl<const NETWORKS: usize, const PORTS: usize, const PEERS: usize, const ROUTES: usize> Default
+    for Storage<NETWORKS, PORTS, PEERS, ROUTES>
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_known_and_stay_within_their_targets() {
+        let kib = |bytes: usize| bytes.div_ceil(1024);
+        let sizes = [
+            ("Tiny", kib(size_of::<Tiny>()), 16),
+            ("Appliance", kib(size_of::<Appliance>()), 16 << 10),
+            ("Host", kib(size_of::<Host>()), 160 << 10),
+        ];
+        for (name, kib, limit) in sizes {
+            std::println!("{name}: {kib} KiB");
+            assert!(kib <= limit, "{name} has grown to {kib} KiB");
+        }
+    }
+}

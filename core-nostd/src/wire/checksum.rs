@@ -1,0 +1,80 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+
+use core::net::Ipv4Addr;
+
+/// Ones' complement sum of the bytes as big-endian 16-bit words, an odd last
+/// byte padded with zero; not folded, so that sums can be added.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let (quads, rest) = bytes.as_chunks::<4>();
+    let mut total = 0u64;
+    for quad in quads {
+        // 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two halves.
+        total += u64::from(u32::from_be_bytes(*quad));
+    }
+    match *rest {
+        [a] => total + u64::from(u16::from_be_bytes([a, 0])),
+        [a, b] => total + u64::from(u16::from_be_bytes([a, b])),
+        [a, b, c] => {
+            total + u64::from(u16::from_be_bytes([a, b])) + u64::from(u16::from_be_bytes([c, 0]))
+        }
+        _ => total,
+    }
+}
+
+/// Folds a sum to 16 bits with end-around carry.
+pub fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "just folded to 16 bits")]
+    {
+        sum as u16
+    }
+}
+
+/// The checksum field for a sum: its ones' complement.
+pub fn finish(sum: u64) -> u16 {
+    !fold(sum)
+}
+
+/// Sum of the IPv4 pseudo-header (RFC 768, RFC 9293 section 3.1) for an upper
+/// layer of `len` bytes.
+pub fn pseudo_header_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u64 {
+    u64::from(src.to_bits()) + u64::from(dst.to_bits()) + u64::from(protocol) + u64::from(len)
+}
+
+/// The checksum after a 16-bit word it covers changed from `old` to `new`
+/// (RFC 1624, equation 3).
+pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    finish(u64::from(!checksum) + u64::from(!old) + u64::from(new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc_1071_example() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(fold(sum(&bytes)), 0xddf2);
+        assert_eq!(
+            fold(sum(&bytes[..7])),
+            fold(0x0001 + 0xf203 + 0xf4f5 + 0xf600)
+        );
+        assert_eq!(fold(sum(&bytes[..5])), fold(0x0001 + 0xf203 + 0xf400));
+        assert_eq!(fold(sum(&bytes[..6])), fold(0x0001 + 0xf203 + 0xf4f5));
+    }
+
+    #[test]
+    fn update_equals_recomputing_for_every_ttl() {
+        for ttl in 1..=255u8 {
+            for protocol in [0, 6, 17, 255] {
+                let word = u16::from_be_bytes([ttl, protocol]);
+                let lower = u16::from_be_bytes([ttl - 1, protocol]);
+                let before = finish(0x1234 + u64::from(word));
+                let after = finish(0x1234 + u64::from(lower));
+                assert_eq!(update(before, word, lower), after);
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! IPv4 (RFC 791).
+
+use core::net::Ipv4Addr;
+
+use super::checksum;
+
+/// Length of a header without options in bytes.
+pub const HEADER_LEN: usize = 20;
+/// Protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// Protocol number of IPv4 in IP (RFC 2003).
+pub const IPIP: u8 = 4;
+/// Protocol number of TCP.
+pub const TCP: u8 = 6;
+/// Protocol number of UDP.
+pub const UDP: u8 = 17;
+/// Protocol number of IPv6 in IPv4 (RFC 4213).
+pub const IPV6_IN_IP: u8 = 41;
+
+/// Why a header was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// Shorter than 20 bytes.
+    Truncated,
+    /// The version is not 4.
+    Version,
+    /// IHL is below 5 or beyond the packet.
+    HeaderLength,
+    /// The total length is below the header's or beyond the slice.
+    TotalLength,
+    /// The header checksum is wrong.
+    Checksum,
+}
+
+/// An IPv4 header; options are passed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Source address.
+    pub src: Ipv4Addr,
+    /// Destination address.
+    pub dst: Ipv4Addr,
+    /// Type of service octet: DSCP and ECN.
+    pub tos: u8,
+    /// Identification.
+    pub ident: u16,
+    /// Don't-fragment flag.
+    pub dont_fragment: bool,
+    /// More-fragments flag.
+    pub more_fragments: bool,
+    /// Fragment offset in units of eight bytes.
+    pub fragment_offset: u16,
+    /// Time to live.
+    pub ttl: u8,
+    /// Protocol number of the payload.
+    pub protocol: u8,
+    /// Header length in bytes, 20 to 60.
+    pub header_len: u8,
+    /// Header and payload in bytes.
+    pub total_len: u16,
+}
+
+impl Header {
+    /// Reads and checks a header: version, lengths within the slice, checksum.
+    ///
+    /// # Errors
+    /// [`Error`] says which check failed, in the order of its variants.
+    pub fn parse(bytes: &[u8]) -> Result<Header, Error> {
+        let h = bytes.first_chunk::<HEADER_LEN>().ok_or(Error::Truncated)?;
+        if h[0] >> 4 != 4 {
+            return Err(Error::Version);
+        }
+        let header_len = (h[0] & 0x0f) * 4;
+        let all = bytes.get(..usize::from(header_len));
+        let all = all
+            .filter(|all| all.len() >= HEADER_LEN)
+            .ok_or(Error::HeaderLength)?;
+        let total_len = u16::from_be_bytes([h[2], h[3]]);
+        if total_len < u16::from(header_len) || usize::from(total_len) > bytes.len() {
+            return Err(Error::TotalLength);
+        }
+        if checksum::fold(checksum::sum(all)) != 0xffff {
+            return Err(Error::Checksum);
+        }
+        let fragment = u16::from_be_bytes([h[6], h[7]]);
+        Ok(Header {
+            src: Ipv4Addr::new(h[12], h[13], h[14], h[15]),
+            dst: Ipv4Addr::new(h[16], h[17], h[18], h[19]),
+            tos: h[1],
+            ident: u16::from_be_bytes([h[4], h[5]]),
+            dont_fragment: fragment & 0x4000 != 0,
+            more_fragments: fragment & 0x2000 != 0,
+            fragment_offset: fragment & 0x1fff,
+            ttl: h[8],
+            protocol: h[9],
+            header_len,
+            total_len,
+        })
+    }
+
+    /// Writes a header without options and with a correct checksum;
+    /// `header_len` is not looked at.
+    pub fn emit(&self, out: &mut [u8; HEADER_LEN]) {
+        let fragment = u16::from(self.dont_fragment) << 14
+            | u16::from(self.more_fragments) << 13
+            | self.fragment_offset & 0x1fff;
+        out[0] = 0x45;
+        out[1] = self.tos;
+        out[2..4].copy_from_slice(&self.total_len.to_be_bytes());
+        out[4..6].copy_from_slice(&self.ident.to_be_bytes());
+        out[6..8].copy_from_slice(&fragment.to_be_bytes());
+        out[8] = self.ttl;
+        out[9] = self.protocol;
+        out[10..12].fill(0);
+        out[12..16].copy_from_slice(&self.src.octets());
+        out[16..20].copy_from_slice(&self.dst.octets());
+        let sum = checksum::finish(checksum::sum(out));
+        out[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// Whether this is a fragment of a larger packet.
+    pub fn is_fragment(&self) -> bool {
+        self.more_fragments || self.fragment_offset != 0
+    }
+}
+
+/// Lowers the TTL of the header at the front of `bytes` by one and updates its
+/// checksum (RFC 1624). A TTL of 0 and a truncated header are left alone.
+pub fn decrement_ttl(bytes: &mut [u8]) {
+    let Some(h) = bytes.first_chunk_mut::<HEADER_LEN>() else {
+        return;
+    };
+    let Some(ttl) = h[8].checked_sub(1) else {
+        return;
+    };
+    replace_word(h, 8, [ttl, h[9]]);
+}
+
+/// Sets the ECN field (RFC 3168) of the header at the front of `bytes` and
+/// updates its checksum. A truncated header is left alone.
+pub fn set_ecn(bytes: &mut [u8], ecn: u8) {
+    if let Some(h) = bytes.first_chunk_mut::<HEADER_LEN>() {
+        let tos = h[1] & !3 | ecn & 3;
+        replace_word(h, 0, [h[0], tos]);
+    }
+}
+
+/// Replaces addresses and TTL of the header at the front of `bytes` and updates
+/// its checksum. A truncated header is left alone.
+pub fn set_addresses_and_ttl(bytes: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, ttl: u8) {
+    let Some(h) = bytes.first_chunk_mut::<HEADER_LEN>() else {
+        return;
+    };
+    let [a, b, c, d] = src.octets();
+    replace_word(h, 12, [a, b]);
+    replace_word(h, 14, [c, d]);
+    let [a, b, c, d] = dst.octets();
+    replace_word(h, 16, [a, b]);
+    replace_word(h, 18, [c, d]);
+    replace_word(h, 8, [ttl, h[9]]);
+}
+
+/// Replaces the 16-bit word at an even offset and updates the header checksum.
+fn replace_word(h: &mut [u8; HEADER_LEN], at: usize, new: [u8; 2]) {
+    let checksum = u16::from_be_bytes([h[10], h[11]]);
+    let Some(word) = h.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) else {
+        return;
+    };
+    let old = core::mem::replace(word, new);
+    let updated = checksum::update(checksum, u16::from_be_bytes(old), u16::from_be_bytes(new));
+    h[10..12].copy_from_slice(&updated.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Header {
+        Header {
+            src: Ipv4Addr::new(10, 244, 1, 2),
+            dst: Ipv4Addr::new(10, 244, 2, 3),
+            tos: 0x2a,
+            ident: 0xbeef,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            ttl: 64,
+            protocol: UDP,
+            header_len: 20,
+            total_len: 20,
+        }
+    }
+
+    #[test]
+    fn emit_then_parse_is_identity() {
+        let mut out = [0xa5; HEADER_LEN];
+        let header = example();
+        header.emit(&mut out);
+        assert_eq!(Header::parse(&out), Ok(header));
+        let fragment = Header {
+            dont_fragment: false,
+            more_fragments: true,
+            fragment_offset: 0x1fff,
+            ..header
+        };
+        fragment.emit(&mut out);
+        assert_eq!(Header::parse(&out), Ok(fragment));
+        assert!(fragment.is_fragment() && !header.is_fragment());
+    }
+
+    #[test]
+    fn every_version_and_header_length() {
+        let mut out = [0; 60];
+        example().emit(out.first_chunk_mut().unwrap());
+        for first in 0..=255u8 {
+            for len in [0, 19, 20, 24, 59, 60] {
+                let mut bytes = out;
+                bytes[0] = first;
+                let ihl = usize::from(first & 15) * 4;
+                let expected = if len < 20 {
+                    Err(Error::Truncated)
+                } else if first >> 4 != 4 {
+                    Err(Error::Version)
+                } else if ihl < 20 || ihl > len {
+                    Err(Error::HeaderLength)
+                } else if ihl > 20 {
+                    Err(Error::TotalLength)
+                } else {
+                    Ok(())
+                };
+                assert_eq!(Header::parse(&bytes[..len]).map(|_| ()), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_wrong_bit_is_seen() {
+        let mut out = [0; HEADER_LEN];
+        example().emit(&mut out);
+        for bit in 0..160 {
+            let mut bytes = out;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::parse(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn ttl_and_ecn_updates_keep_the_checksum_right() {
+        let mut out = [0; HEADER_LEN];
+        for ttl in 1..=255u8 {
+            Header { ttl, ..example() }.emit(&mut out);
+            decrement_ttl(&mut out);
+            assert_eq!(Header::parse(&out).unwrap().ttl, ttl - 1);
+            set_ecn(&mut out, 3);
+            assert_eq!(Header::parse(&out).unwrap().tos, 0x2b);
+        }
+        Header {
+            ttl: 0,
+            ..example()
+        }
+        .emit(&mut out);
+        decrement_ttl(&mut out);
+        assert_eq!(Header::parse(&out).unwrap().ttl, 0);
+    }
+}

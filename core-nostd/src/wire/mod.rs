@@ -1,0 +1,13 @@
+//! Header formats, one protocol a file.
+//!
+//! `parse` reads a header from the front of a slice and refuses what it cannot
+//! be; `emit` writes one into an array of its exact size. Fields are in host
+//! byte order; only these files know byte offsets.
+
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmpv4;
+pub mod ipv4;
+pub mod l4;
+pub mod vxlan;

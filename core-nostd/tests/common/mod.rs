@@ -1,0 +1,326 @@
+//! A node as the daemon would program it, and packets made by etherparse, which
+//! we did not write.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    unreachable_pub,
+    reason = "shared by test crates, public to nobody else"
+)]
+
+use culvert_core::channel::*;
+use culvert_core::*;
+use etherparse::PacketBuilder;
+
+pub const UNDERLAY: PortId = PortId(0);
+pub const HOST: PortId = PortId(1);
+pub const POD_A: PortId = PortId(2);
+pub const POD_B: PortId = PortId(3);
+pub const NET: NetworkId = NetworkId(0);
+
+pub const GATEWAY_MAC: [u8; 6] = [0xee; 6];
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+pub const MAC_A: [u8; 6] = [0x0a, 0x58, 10, 244, 1, 2];
+pub const MAC_B: [u8; 6] = [0x0a, 0x58, 10, 244, 1, 3];
+pub const VTEP_1: [u8; 6] = [0x0a, 0x63, 192, 168, 77, 1];
+pub const VTEP_2: [u8; 6] = [0x0a, 0x63, 192, 168, 77, 2];
+
+pub const A: [u8; 4] = [10, 244, 1, 2];
+pub const B: [u8; 4] = [10, 244, 1, 3];
+pub const REMOTE: [u8; 4] = [10, 244, 2, 7];
+pub const NODE_1: [u8; 4] = [192, 168, 77, 1];
+pub const NODE_2: [u8; 4] = [192, 168, 77, 2];
+pub const GATEWAY: [u8; 4] = [169, 254, 1, 1];
+
+pub fn ip(text: &str) -> std::net::IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn prefix(text: &str) -> IpPrefix {
+    let (address, length) = text.split_once('/').unwrap();
+    IpPrefix::new(ip(address), length.parse().unwrap()).unwrap()
+}
+
+pub fn list<T: Clone, const N: usize>(items: &[T]) -> heapless::Vec<T, N> {
+    heapless::Vec::from_slice(items).unwrap_or_else(|_| panic!("more than {N} items"))
+}
+
+pub fn network() -> Network {
+    Network {
+        id: NET,
+        vni: Vni::new(1).unwrap(),
+        udp_port: 8472,
+        local: ip("192.168.77.1"),
+        vtep_mac: MacAddr::new(VTEP_1),
+        gateways: list(&[ip("169.254.1.1")]),
+        gateway_mac: MacAddr::new(GATEWAY_MAC),
+        node_address: ip("10.244.1.0"),
+        underlay: UNDERLAY,
+    }
+}
+
+pub fn underlay(mtu: u16) -> Port {
+    Port {
+        id: UNDERLAY,
+        mtu,
+        mac: MacAddr::ZERO,
+        kind: PortKind::Underlay,
+    }
+}
+
+pub fn host() -> Port {
+    Port {
+        id: HOST,
+        mtu: 1450,
+        mac: MacAddr::new(HOST_MAC),
+        kind: PortKind::Host { network: NET },
+    }
+}
+
+pub fn pod(id: PortId, mac: [u8; 6], address: &str) -> Port {
+    Port {
+        id,
+        mtu: 1450,
+        mac: MacAddr::new(mac),
+        kind: PortKind::Endpoint(Endpoint::with_address(NET, ip(address))),
+    }
+}
+
+pub fn peer() -> Peer {
+    Peer {
+        id: PeerId(0),
+        network: NET,
+        underlay: ip("192.168.77.2"),
+        vtep_mac: MacAddr::new(VTEP_2),
+        node_addresses: list(&[ip("192.168.77.2")]),
+        accepts: EncapSet::of(&[Encap::Vxlan]),
+    }
+}
+
+pub fn route(to: &str, next_hop: NextHop) -> Operation {
+    Operation::UpsertRoute(Route {
+        network: NET,
+        prefix: prefix(to),
+        next_hop,
+    })
+}
+
+pub const TO_PEER: NextHop = NextHop::Peer {
+    peer: PeerId(0),
+    encap: Encap::Vxlan,
+};
+
+/// Node n1 of a cluster of two, with two pods.
+pub fn program(gateway: &mut Gateway<'_>) {
+    let cluster = [
+        Operation::UpsertPort(underlay(1500)),
+        Operation::UpsertNetwork(network()),
+        Operation::UpsertPort(host()),
+        Operation::UpsertPeer(peer()),
+        route("10.244.1.0/24", NextHop::Blackhole),
+        route("10.244.1.0/32", NextHop::Host),
+        route("192.168.77.1/32", NextHop::Host),
+        route("10.244.2.0/24", TO_PEER),
+        route("192.168.77.2/32", TO_PEER),
+    ];
+    gateway.apply(Owner::Cluster, &cluster).unwrap();
+    let pods = [
+        Operation::UpsertPort(pod(POD_A, MAC_A, "10.244.1.2")),
+        Operation::UpsertPort(pod(POD_B, MAC_B, "10.244.1.3")),
+    ];
+    gateway.apply(Owner::Attachment, &pods).unwrap();
+}
+
+/// A frame with what a device said about it.
+#[derive(Clone, Default)]
+pub struct Input {
+    pub bytes: Vec<u8>,
+    pub checksum: Checksum,
+    pub segmentation: Segmentation,
+    pub outer: Option<Outer>,
+    pub headroom: Option<usize>,
+}
+
+impl From<Vec<u8>> for Input {
+    fn from(bytes: Vec<u8>) -> Self {
+        Input {
+            bytes,
+            ..Input::default()
+        }
+    }
+}
+
+/// What the core made of a frame.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub fate: Fate,
+    pub bytes: Vec<u8>,
+    pub checksum: Checksum,
+    pub segmentation: Segmentation,
+    pub outer: Option<Outer>,
+    /// Frames of the gateway's own: port, bytes, outer.
+    pub made: Vec<(PortId, Vec<u8>, Option<Outer>)>,
+}
+
+pub fn run(gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
+    run_at(gateway, Instant::from_micros(1_000_000), port, input)
+}
+
+pub fn run_at(
+    gateway: &mut Gateway<'_>,
+    now: Instant,
+    port: PortId,
+    input: impl Into<Input>,
+) -> Output {
+    let input = input.into();
+    let headroom = input.headroom.unwrap_or(Frame::HEADROOM);
+    let mut buffer = vec![0xa5; headroom + input.bytes.len()];
+    buffer[headroom..].copy_from_slice(&input.bytes);
+    let mut frame = Frame::new(&mut buffer, headroom, input.bytes.len()).unwrap();
+    frame.checksum = input.checksum;
+    frame.segmentation = input.segmentation;
+    frame.outer = input.outer;
+    let mut batch = [Packet::new(frame)];
+    let mut spare = vec![0xa5; Frame::HEADROOM + Originated::FRAME_LEN];
+    let mut spares = [Packet::new(
+        Frame::new(&mut spare, Frame::HEADROOM, 0).unwrap(),
+    )];
+    let mut originated = Originated::new(&mut spares);
+    gateway.process(now, port, &mut batch, &mut originated);
+    let made = originated.into_made();
+    let [packet] = batch;
+    Output {
+        fate: packet.fate,
+        bytes: packet.frame.bytes().to_vec(),
+        checksum: packet.frame.checksum,
+        segmentation: packet.frame.segmentation,
+        outer: packet.frame.outer,
+        made: made
+            .iter()
+            .map(|made| {
+                let Fate::Forward(port) = made.fate else {
+                    panic!("originated frames are forwarded, not {:?}", made.fate)
+                };
+                (port, made.frame.bytes().to_vec(), made.frame.outer)
+            })
+            .collect(),
+    }
+}
+
+/// A UDP packet in an Ethernet frame, checksums by etherparse.
+pub fn udp(src_mac: [u8; 6], src: [u8; 4], dst: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    udp_ports(src_mac, src, dst, (1234, 80), payload)
+}
+
+pub fn udp_ports(
+    src_mac: [u8; 6],
+    src: [u8; 4],
+    dst: [u8; 4],
+    ports: (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(src_mac, GATEWAY_MAC)
+        .ipv4(src, dst, 64)
+        .udp(ports.0, ports.1);
+    let mut out = Vec::new();
+    builder.write(&mut out, payload).unwrap();
+    out
+}
+
+pub fn tcp(src_mac: [u8; 6], src: [u8; 4], dst: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(src_mac, GATEWAY_MAC)
+        .ipv4(src, dst, 64)
+        .tcp(1234, 80, 7, 1000);
+    let mut out = Vec::new();
+    builder.write(&mut out, payload).unwrap();
+    out
+}
+
+pub fn echo(src_mac: [u8; 6], src: [u8; 4], dst: [u8; 4]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(src_mac, GATEWAY_MAC)
+        .ipv4(src, dst, 64)
+        .icmpv4_echo_request(7, 1);
+    let mut out = Vec::new();
+    builder.write(&mut out, b"culvert").unwrap();
+    out
+}
+
+/// Rewrites a frame's IPv4 header through etherparse and fixes its checksum.
+pub fn edit_ip(frame: &mut [u8], edit: impl FnOnce(&mut etherparse::Ipv4Header)) {
+    let (mut header, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
+    edit(&mut header);
+    header.header_checksum = header.calc_header_checksum();
+    let bytes = header.to_bytes();
+    frame[14..14 + bytes.len()].copy_from_slice(&bytes);
+}
+
+/// A VXLAN packet as an underlay port made of sockets hands it in.
+pub fn vxlan(inner: &[u8], vni: u32) -> Input {
+    let [_, a, b, c] = vni.to_be_bytes();
+    let mut bytes = vec![8, 0, 0, 0, a, b, c, 0];
+    bytes.extend(inner);
+    Input {
+        bytes,
+        outer: Some(Outer {
+            src: ip("192.168.77.2"),
+            dst: ip("192.168.77.1"),
+            l4: OuterL4::Udp {
+                src_port: 50_000,
+                dst_port: 8472,
+            },
+            tos: 0,
+            ttl: 64,
+            df: true,
+        }),
+        ..Input::default()
+    }
+}
+
+/// An inner frame from the peer's VTEP to ours.
+pub fn from_vtep(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&VTEP_1);
+    frame[6..12].copy_from_slice(&VTEP_2);
+    frame
+}
+
+/// Parses a frame with etherparse and checks the checksums of IP, UDP, TCP and ICMP.
+pub fn verified(frame: &[u8]) -> etherparse::PacketHeaders<'_> {
+    let packet = etherparse::PacketHeaders::from_ethernet_slice(frame).unwrap();
+    let Some(etherparse::NetHeaders::Ipv4(ip, _)) = &packet.net else {
+        panic!("not IPv4: {packet:?}")
+    };
+    assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
+    let payload = packet.payload.slice();
+    match &packet.transport {
+        Some(etherparse::TransportHeader::Udp(udp)) => {
+            let sum = udp.calc_checksum_ipv4(ip, payload).unwrap();
+            assert_eq!(udp.checksum, sum, "UDP checksum");
+        }
+        Some(etherparse::TransportHeader::Tcp(tcp)) => {
+            let sum = tcp.calc_checksum_ipv4(ip, payload).unwrap();
+            assert_eq!(tcp.checksum, sum, "TCP checksum");
+        }
+        Some(etherparse::TransportHeader::Icmpv4(icmp)) => {
+            let sum = icmp.icmp_type.calc_checksum(payload);
+            assert_eq!(icmp.checksum, sum, "ICMP checksum");
+        }
+        _ => {}
+    }
+    packet
+}
+
+/// The sum of all verdicts, which must equal `rx`.
+pub fn sum_of_fates(gateway: &Gateway<'_>) -> u64 {
+    let plain = [
+        Counter::ForwardEndpoint,
+        Counter::ForwardHost,
+        Counter::ForwardUnderlay,
+        Counter::Reply,
+        Counter::Consume,
+    ];
+    let drops = DropReason::ALL.iter().map(|reason| Counter::Drop(*reason));
+    plain
+        .into_iter()
+        .chain(drops)
+        .map(|c| gateway.counter(c))
+        .sum()
+}
