@@ -1,1 +1,3 @@
 //! culvert-host
+
+pub mod sys;
