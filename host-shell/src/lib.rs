@@ -1,3 +1,4 @@
 //! culvert-host
-
+pub mod netlink;
 pub mod sys;
+pub mod whois;

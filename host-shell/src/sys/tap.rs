@@ -20,7 +20,7 @@ const NAME_SIZE: usize = 16;
 pub enum TapError {
     /// The name is no valid interface name.
     #[error(
-        "\"{name}\" is no interface name: it must have 1 to 15 bytes, be neither \".\" nor \"..\", \
+        "{name:?} is no interface name: it must have 1 to 15 bytes, be neither \".\" nor \"..\", \
          and have no \"/\", \":\", \"%\", control character or white space"
     )]
     InvalidName {

@@ -1,0 +1,89 @@
+//! Addresses of interfaces.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+
+use super::{IpPrefix, Netlink, NetlinkError, failed, link_failed};
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The interface's number.
+    pub link_index: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length in bits of its prefix.
+    pub prefix_length: u8,
+}
+
+impl Netlink {
+    /// The addresses of the interface `link`, or of all for `None`.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`]; see [`NetlinkError`].
+    pub async fn addresses(
+        &self,
+        link: Option<&str>,
+    ) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+        let doing = || match link {
+            Some(link) => format!("list the addresses of \"{link}\""),
+            None => "list the addresses".to_owned(),
+        };
+        let mut request = self.handle.address().get();
+        if let Some(link) = link {
+            request = request.set_link_index_filter(self.index_of(link, doing).await?);
+        }
+        let messages: Vec<AddressMessage> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| failed(doing(), error))?;
+        Ok(messages
+            .iter()
+            .filter_map(InterfaceAddress::from_message)
+            .collect())
+    }
+
+    /// Adds an address to the interface `link`. An IPv6 address works at once:
+    /// nobody is asked whether it is a duplicate (`IFA_F_NODAD`).
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`]; `EEXIST` when the interface has it already
+    /// ([`NetlinkError::is_exists`]); `EINVAL` for an impossible prefix length.
+    pub async fn add_address(&self, link: &str, prefix: IpPrefix) -> Result<(), NetlinkError> {
+        let doing = || format!("add the address {prefix} to \"{link}\"");
+        let index = self.index_of(link, doing).await?;
+        let mut request = self
+            .handle
+            .address()
+            .add(index, prefix.address, prefix.length);
+        if prefix.address.is_ipv6() {
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        }
+        request
+            .execute()
+            .await
+            .map_err(|error| link_failed(link, doing(), error))
+    }
+}
+
+impl InterfaceAddress {
+    fn from_message(message: &AddressMessage) -> Option<Self> {
+        let mut address = None;
+        for attribute in &message.attributes {
+            match attribute {
+                // On a point-to-point link IFA_ADDRESS is the other end's, IFA_LOCAL ours.
+                AddressAttribute::Local(local) => address = Some(*local),
+                AddressAttribute::Address(other) => address = address.or(Some(*other)),
+                _ => {}
+            }
+        }
+        Some(Self {
+            link_index: message.header.index,
+            address: address?,
+            prefix_length: message.header.prefix_len,
+        })
+    }
+}
