@@ -1,0 +1,115 @@
+//! What the daemon tells about itself.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::mac::Mac;
+
+/// How the daemon is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// This node's name in the cluster file.
+    pub node: String,
+    /// The core's epoch, in hexadecimal (JSON numbers are not exact above 2⁵³).
+    pub epoch: String,
+    /// Version of the control protocol that daemon and core speak.
+    pub core_protocol: String,
+    /// How full each of the core's tables is.
+    pub tables: Vec<TableUse>,
+    /// The device that tunnels leave by.
+    pub underlay: Underlay,
+    /// MTU of the pods' interfaces in bytes.
+    pub pod_mtu: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// Number of pod interfaces.
+    pub endpoints: u32,
+    /// What is wrong at the moment, a sentence each; empty if all is well.
+    pub problems: Vec<String>,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUse {
+    /// Name of the table.
+    pub table: String,
+    /// Entries in it.
+    pub used: u32,
+    /// Entries it has room for.
+    pub capacity: u32,
+}
+
+/// The underlay device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// Its name.
+    pub device: String,
+    /// This node's address on it.
+    pub address: IpAddr,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// A pod's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The interface's MAC.
+    pub mac: Mac,
+    /// The container it belongs to.
+    pub container_id: String,
+    /// Its name in the container.
+    pub ifname: String,
+    /// Path of the container's network namespace.
+    pub netns: String,
+    /// The core's port.
+    pub port: u16,
+    /// `intent` while ADD is on its way, `committed` after.
+    pub state: String,
+}
+
+/// A route in the core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The network's name.
+    pub network: String,
+    /// What it matches.
+    pub prefix: IpNet,
+    /// Where it leads: `endpoint 3`, `host`, `peer n2 vxlan`, `blackhole`.
+    pub next_hop: String,
+    /// Who made it: `attachment` or `cluster`.
+    pub owner: String,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name in the cluster file.
+    pub name: String,
+    /// Its address on the underlay.
+    pub underlay: IpAddr,
+    /// The MAC of its tunnel endpoint.
+    pub vtep_mac: Mac,
+    /// Its own addresses that pods may talk to.
+    pub node_addresses: Vec<IpAddr>,
+    /// The encapsulations accepted from it.
+    pub encapsulations: Vec<String>,
+    /// Number of routes that lead to it.
+    pub routes: u32,
+}
+
+/// A counter of the core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name.
+    pub name: String,
+    /// Its value since the core started.
+    pub value: u64,
+    /// What it counts, in a sentence.
+    pub help: String,
+}
