@@ -2,8 +2,10 @@
 
 pub mod api;
 pub mod cni;
+pub mod ipam;
 pub mod mac;
 pub mod netlink;
 pub mod spool;
+pub mod state;
 pub mod sys;
 pub mod whois;
