@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cni;
+pub mod config;
 pub mod ipam;
 pub mod mac;
 pub mod netlink;

@@ -1,0 +1,252 @@
+//! The command line: shows what the daemon and its core know.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use culvert_host::api::{
+    Client, ClientError, Counter, Endpoint, Peer, Request, Route, Status, socket_path,
+};
+use culvert_host::cni::DEFAULT_RUN_DIR;
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Shows what culvertd on this node knows.
+#[derive(Parser)]
+#[command(name = "culvert", version)]
+struct Arguments {
+    /// The daemon's socket [default: /run/culvert/culvertd.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Aligned columns for people
+    Table,
+    /// The daemon's answer for programs
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Subject {
+    /// How the daemon is
+    Status,
+    /// The pods' interfaces
+    Endpoints,
+    /// The core's routes
+    Routes,
+    /// The other nodes
+    Peers,
+    /// The core's counters
+    Counters {
+        /// Show counters that are zero, too
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let socket = arguments
+        .socket
+        .unwrap_or_else(|| socket_path(Path::new(DEFAULT_RUN_DIR)));
+    let text = match show(&socket, arguments.output, &arguments.subject) {
+        Ok(text) => text,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "culvert: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match writeln!(io::stdout(), "{text}") {
+        // A reader that has seen enough, as `head`, is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "culvert: writing the answer failed: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn show(socket: &Path, output: Output, subject: &Subject) -> Result<String, ClientError> {
+    let mut client = Client::connect(socket, TIMEOUT)?;
+    if output == Output::Json {
+        let value: Value = client.call(&subject.request())?;
+        return Ok(format!("{value:#}"));
+    }
+    let request = subject.request();
+    Ok(match subject {
+        Subject::Status => status(&client.call::<Status>(&request)?),
+        Subject::Endpoints => endpoints(&client.call::<Vec<Endpoint>>(&request)?),
+        Subject::Routes => routes(&client.call::<Vec<Route>>(&request)?),
+        Subject::Peers => peers(&client.call::<Vec<Peer>>(&request)?),
+        Subject::Counters { all } => counters(&client.call::<Vec<Counter>>(&request)?, *all),
+    })
+}
+
+impl Subject {
+    fn request(&self) -> Request {
+        match self {
+            Subject::Status => Request::Status,
+            Subject::Endpoints => Request::Endpoints,
+            Subject::Routes => Request::Routes,
+            Subject::Peers => Request::Peers,
+            Subject::Counters { .. } => Request::Counters,
+        }
+    }
+}
+
+fn status(status: &Status) -> String {
+    let underlay = &status.underlay;
+    let mut rows = vec![
+        ["version".to_owned(), status.version.clone()],
+        ["node".to_owned(), status.node.clone()],
+        ["uptime".to_owned(), duration(status.uptime_seconds)],
+        ["epoch".to_owned(), status.epoch.clone()],
+        ["core protocol".to_owned(), status.core_protocol.clone()],
+        [
+            "underlay".to_owned(),
+            format!(
+                "{} {} mtu {}",
+                underlay.device, underlay.address, underlay.mtu
+            ),
+        ],
+        ["pod mtu".to_owned(), status.pod_mtu.to_string()],
+        ["endpoints".to_owned(), status.endpoints.to_string()],
+    ];
+    for table in &status.tables {
+        rows.push([
+            format!("table {}", table.table),
+            format!("{} of {}", table.used, table.capacity),
+        ]);
+    }
+    match status.problems.split_first() {
+        None => rows.push(["problems".to_owned(), "none".to_owned()]),
+        Some((first, rest)) => {
+            rows.push(["problems".to_owned(), first.clone()]);
+            rows.extend(rest.iter().map(|problem| [String::new(), problem.clone()]));
+        }
+    }
+    table(&[], rows)
+}
+
+fn endpoints(endpoints: &[Endpoint]) -> String {
+    let rows = endpoints.iter().map(|e| {
+        let (address, mac, port) = (e.address.to_string(), e.mac.to_string(), e.port.to_string());
+        // Runtimes' identifiers have 64 digits; JSON has all of them.
+        let container = e.container_id.chars().take(12).collect();
+        [
+            address,
+            mac,
+            container,
+            e.ifname.clone(),
+            port,
+            e.state.clone(),
+            e.netns.clone(),
+        ]
+    });
+    table(
+        &[
+            "ADDRESS",
+            "MAC",
+            "CONTAINER",
+            "INTERFACE",
+            "PORT",
+            "STATE",
+            "NETNS",
+        ],
+        rows,
+    )
+}
+
+fn routes(routes: &[Route]) -> String {
+    let rows = routes.iter().map(|r| {
+        [
+            r.network.clone(),
+            r.prefix.to_string(),
+            r.next_hop.clone(),
+            r.owner.clone(),
+        ]
+    });
+    table(&["NETWORK", "PREFIX", "NEXT HOP", "OWNER"], rows)
+}
+
+fn peers(peers: &[Peer]) -> String {
+    let rows = peers.iter().map(|p| {
+        let addresses: Vec<_> = p.node_addresses.iter().map(ToString::to_string).collect();
+        [
+            p.name.clone(),
+            p.underlay.to_string(),
+            p.vtep_mac.to_string(),
+            p.encapsulations.join(","),
+            p.routes.to_string(),
+            addresses.join(","),
+        ]
+    });
+    table(
+        &[
+            "NAME",
+            "UNDERLAY",
+            "VTEP MAC",
+            "ENCAPSULATIONS",
+            "ROUTES",
+            "NODE ADDRESSES",
+        ],
+        rows,
+    )
+}
+
+fn counters(counters: &[Counter], all: bool) -> String {
+    let shown = counters.iter().filter(|counter| all || counter.value != 0);
+    let mut table = new_table(&["NAME", "VALUE", "HELP"]);
+    for counter in shown {
+        let value = Cell::new(counter.value).set_alignment(CellAlignment::Right);
+        table.add_row([Cell::new(&counter.name), value, Cell::new(&counter.help)]);
+    }
+    render(table)
+}
+
+fn table<const N: usize>(header: &[&str], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = new_table(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    render(table)
+}
+
+/// The table as text, columns three spaces apart and flush with the left edge.
+fn render(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    table.trim_fmt()
+}
+
+/// A table without borders.
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header.iter().copied());
+    }
+    table
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}

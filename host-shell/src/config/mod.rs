@@ -1,0 +1,210 @@
+//! The daemon's two files: `culvert.toml` of this node, and the cluster file that all nodes share.
+//!
+//! Unknown keys are refused. All problems of a file are reported together.
+
+mod cluster;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use cluster::{Cluster, Network, Node};
+
+use crate::cni::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, ifname_problem};
+
+/// Longest path of a Unix socket: `sun_path` has 108 bytes and ends in a NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{}: cannot be read: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file is not TOML of the expected form; the source shows line and column.
+    #[error("{}: {source}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        source: Box<toml::de::Error>,
+    },
+    /// Values are wrong.
+    #[error("{}: {}", .path.display(), .problems.join(&format!("\n{}: ", .path.display())))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// All that is wrong, a sentence each.
+        problems: Vec<String>,
+    },
+}
+
+/// This node's configuration, together with the cluster's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the cluster file is.
+    pub cluster_path: PathBuf,
+    /// Directory of the socket.
+    pub run_dir: PathBuf,
+    /// Directory of database and spool.
+    pub state_dir: PathBuf,
+    /// What to log, in the language of tracing-subscriber's `EnvFilter`.
+    pub log: String,
+    /// Name of the TAP in the node's own namespace.
+    pub device: String,
+    /// This node's entry in the cluster file.
+    pub node: Node,
+    /// The cluster file.
+    pub cluster: Cluster,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node: String,
+    cluster: PathBuf,
+    #[serde(default = "default_run_dir")]
+    run_dir: PathBuf,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_log")]
+    log: String,
+    #[serde(default)]
+    host: Host,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Host {
+    device: String,
+}
+
+impl Default for Host {
+    fn default() -> Host {
+        Host {
+            device: "culvert0".to_owned(),
+        }
+    }
+}
+
+fn default_run_dir() -> PathBuf {
+    DEFAULT_RUN_DIR.into()
+}
+
+fn default_state_dir() -> PathBuf {
+    DEFAULT_STATE_DIR.into()
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+impl Config {
+    /// Loads and checks `path` and the cluster file that it names.
+    ///
+    /// Relative paths in the file are relative to the file's own directory.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file and all that is wrong with it.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let file: File = read(path)?;
+        // An empty parent, as of "culvert.toml", is the working directory.
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let absolute =
+            std::path::absolute(directory.join(".")).map_err(|source| ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
+        let run_dir = absolute.join(&file.run_dir);
+        let problems = file.problems(&run_dir);
+        if !problems.is_empty() {
+            return Err(ConfigError::Invalid {
+                path: path.to_owned(),
+                problems,
+            });
+        }
+        let cluster_path = absolute.join(&file.cluster);
+        let cluster = Cluster::load(&cluster_path)?;
+        let node = cluster
+            .own(&file.node, path)
+            .map_err(|problem| ConfigError::Invalid {
+                path: cluster_path.clone(),
+                problems: vec![problem],
+            })?;
+        Ok(Config {
+            node: node.clone(),
+            cluster_path,
+            run_dir,
+            state_dir: absolute.join(&file.state_dir),
+            log: file.log,
+            device: file.host.device,
+            cluster,
+        })
+    }
+
+    /// The other nodes of the cluster.
+    pub fn peers(&self) -> impl Iterator<Item = &Node> {
+        self.cluster
+            .nodes
+            .iter()
+            .filter(|node| node.name != self.node.name)
+    }
+}
+
+impl File {
+    fn problems(&self, run_dir: &Path) -> Vec<String> {
+        let mut problems = Vec::new();
+        let device = &self.host.device;
+        if let Some(problem) = ifname_problem(device) {
+            problems.push(format!("host.device {device:?} {problem}"));
+        } else if device == "lo" {
+            problems
+                .push("host.device \"lo\" is the loopback device; choose a name of its own".into());
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
+            problems.push(format!(
+                "log {:?} is no log filter (try \"info\"): {error}",
+                self.log
+            ));
+        }
+        let socket = crate::api::socket_path(run_dir);
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            problems.push(format!(
+                "run_dir is too long: the socket {} would have more than {MAX_SOCKET_PATH} bytes",
+                socket.display()
+            ));
+        }
+        for (key, path) in [
+            ("cluster", &self.cluster),
+            ("run_dir", &self.run_dir),
+            ("state_dir", &self.state_dir),
+        ] {
+            if path.as_os_str().is_empty() {
+                problems.push(format!("{key} is empty; set a path"));
+            }
+        }
+        problems
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+#[cfg(test)]
+mod tests;
