@@ -72,7 +72,7 @@ fn life_of_an_attachment() {
         (Phase::Committed, &facts)
     );
     assert_eq!(store.commit(&key("a"), facts).unwrap(), committed);
-    assert_eq!(store.list().unwrap(), [committed.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&committed));
     assert_eq!(store.release(&key("a")).unwrap(), Some(committed.clone()));
     assert_eq!(store.release(&key("a")).unwrap(), None);
     assert_eq!(store.holder(committed.addresses[0]).unwrap(), None);

@@ -308,6 +308,43 @@ fn a_deletion_that_cannot_be_spooled_fails_and_says_why() {
 }
 
 #[test]
+fn a_runtime_that_never_closes_stdin_gets_an_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_culvert-cni"))
+        .env_clear()
+        .env("CNI_COMMAND", "STATUS")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"{\"cniVersion\": ").unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    let answer = Answer {
+        success: output.status.success(),
+        out: output.stdout,
+    };
+    answer.assert_error(5, "stdin was not closed within 10 seconds");
+}
+
+#[test]
+fn calls_for_many_pods_run_at_the_same_time() {
+    let node = Node::up();
+    std::thread::scope(|scope| {
+        for pod in 0..40 {
+            let node = &node;
+            scope.spawn(move || {
+                assert!(node.plugin("ADD", &format!("c{pod}")).success);
+                node.plugin("DEL", &format!("c{pod}"))
+                    .assert_silent_success();
+            });
+        }
+    });
+    assert_eq!(node.fake.calls.lock().unwrap().len(), 80);
+    assert!(node.spooled().is_empty());
+}
+
+#[test]
 fn bad_environments_are_named_before_stdin_is_read() {
     run_with(&[], b"").assert_error(4, "CNI_COMMAND is not set");
     run_with(&[("CNI_COMMAND", "FROB")], b"").assert_error(4, "FROB");

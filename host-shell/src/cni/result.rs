@@ -116,7 +116,7 @@ impl CniResult {
     pub fn to_version(&self, version: Version) -> Value {
         let mut value = serde_json::to_value(self).expect("plain data serializes");
         // Each step leads one version down; an older version is one more step.
-        let steps: [(Version, fn(&mut Value)); 2] = [
+        let steps: [(Version, Step); 2] = [
             (Version::V1_0_0, down_to_1_0),
             (Version::V0_4_0, down_to_0_4),
         ];
@@ -158,6 +158,9 @@ impl CniResult {
         }
     }
 }
+
+/// Turns a result of the next newer version into one of the version it belongs to.
+type Step = fn(&mut Value);
 
 /// 1.0.0 knows fewer fields of interfaces and routes.
 fn down_to_1_0(value: &mut Value) {
