@@ -26,9 +26,8 @@ pub enum PortUser {
         /// Its network identifier.
         vni: u32,
     },
-    /// The kernel itself, by no VXLAN device of this namespace.
-    Kernel,
-    /// A process that this one cannot see.
+    /// No process that this one can see: the kernel itself, by no VXLAN device that
+    /// is up in the namespace, or a process in another process namespace.
     Unseen {
         /// The user who made the socket.
         uid: u32,
@@ -42,12 +41,11 @@ impl fmt::Display for PortUser {
             Self::Vxlan { name, vni } => {
                 write!(f, "the kernel's vxlan device {name:?} (VNI {vni})")
             }
-            Self::Kernel => f.write_str(
-                "the kernel (another tunnel, or a vxlan device that was moved to another namespace)",
+            Self::Unseen { uid } => write!(
+                f,
+                "the kernel (another tunnel, or a vxlan device in another namespace) \
+                 or a process of user {uid} that is not visible from here"
             ),
-            Self::Unseen { uid } => {
-                write!(f, "a process of user {uid} that is not visible from here")
-            }
         }
     }
 }
@@ -114,27 +112,19 @@ pub async fn port_users(ns: Option<&NetNs>, address: SocketAddr) -> Vec<PortUser
         None => sockets_of_thread(),
     };
     let mut users = BTreeSet::new();
-    let mut in_kernel = false;
     for socket in sockets
         .iter()
         .filter(|socket| conflicts(socket.address, address))
     {
-        if socket.inode == 0 {
-            in_kernel = true;
-            continue;
+        let mut found = processes_with(socket.inode);
+        if found.is_empty() {
+            // A socket of the kernel has an inode too, but nobody has it open.
+            found = vxlan_at(ns, address.port()).await;
         }
-        let processes = processes_with(socket.inode);
-        if processes.is_empty() {
-            users.insert(PortUser::Unseen { uid: socket.uid });
+        if found.is_empty() {
+            found.push(PortUser::Unseen { uid: socket.uid });
         }
-        users.extend(processes);
-    }
-    if in_kernel {
-        let devices = vxlan_at(ns, address.port()).await;
-        if devices.is_empty() {
-            users.insert(PortUser::Kernel);
-        }
-        users.extend(devices);
+        users.extend(found);
     }
     users.into_iter().collect()
 }
@@ -150,7 +140,7 @@ async fn vxlan_at(ns: Option<&NetNs>, port: u16) -> Vec<PortUser> {
     };
     devices
         .into_iter()
-        .filter(|device| device.port == port)
+        .filter(|device| device.up && device.port == port)
         .map(user)
         .collect()
 }

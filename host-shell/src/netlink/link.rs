@@ -82,8 +82,10 @@ pub struct VxlanDevice {
     pub name: String,
     /// Its network identifier; 0 for one that takes it from each packet's metadata.
     pub vni: u32,
-    /// The UDP port that it receives at.
+    /// The UDP port that it receives at while it is up.
     pub port: u16,
+    /// It was set up.
+    pub up: bool,
 }
 
 impl Netlink {
@@ -316,10 +318,12 @@ fn vxlan_of(message: &LinkMessage) -> Option<VxlanDevice> {
             _ => None,
         })
     })?;
+    let link = Link::from_message(message);
     let mut device = VxlanDevice {
-        name: Link::from_message(message).name,
+        name: link.name,
         vni: 0,
         port: 0,
+        up: link.up,
     };
     for value in data {
         match value {

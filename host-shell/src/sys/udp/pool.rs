@@ -33,8 +33,18 @@ impl UdpSourcePool {
     /// When `size` is 0.
     pub fn bind(address: IpAddr, size: usize, options: UdpOptions) -> Result<Self, UdpError> {
         assert!(size > 0, "a pool has at least one socket");
+        Self::bind_some(address, size, options, ports_from_anywhere())
+    }
+
+    /// Binds the first `size` of `ports` that are free.
+    fn bind_some(
+        address: IpAddr,
+        size: usize,
+        options: UdpOptions,
+        ports: impl Iterator<Item = u16>,
+    ) -> Result<Self, UdpError> {
         let mut sockets = Vec::with_capacity(size);
-        for port in ports_from_anywhere() {
+        for port in ports {
             match UdpSocket::bind(SocketAddr::new(address, port), options) {
                 Ok(socket) => sockets.push(socket),
                 Err(UdpError::Bind { source, .. }) if is_taken(&source) => continue,
@@ -123,6 +133,38 @@ mod tests {
         let used: std::collections::HashSet<usize> =
             SOURCE_PORTS.map(|port| pool.index_for(port)).collect();
         assert_eq!(used.len(), 8);
+    }
+
+    #[test]
+    fn taken_ports_are_passed_over_and_too_few_free_ones_are_an_error() {
+        let address = Ipv4Addr::LOCALHOST.into();
+        let options = UdpOptions::default();
+        let held = UdpSourcePool::bind(address, 3, options).unwrap();
+        let free = UdpSourcePool::bind(address, 2, options).unwrap();
+        let ports = |pool: &UdpSourcePool| -> Vec<u16> {
+            pool.sockets()
+                .iter()
+                .map(|socket| socket.local_addr().port())
+                .collect()
+        };
+        let (taken, left) = (ports(&held), ports(&free));
+        drop(free);
+        let tried = || taken.iter().chain(&left).copied();
+        let pool = UdpSourcePool::bind_some(address, 2, options, tried()).unwrap();
+        assert_eq!(ports(&pool), left);
+        drop(pool);
+        let error = UdpSourcePool::bind_some(address, 3, options, tried()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                UdpError::NoFreePort {
+                    wanted: 3,
+                    found: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,0 +1,10 @@
+//! The host's system interfaces against the real kernel, in network namespaces
+//! that each test makes for itself. Needs root.
+
+mod lab;
+mod netlink;
+mod netns;
+mod packets;
+mod tap;
+mod udp;
+mod whois;
