@@ -411,3 +411,25 @@ async fn the_connection_and_its_namespace_end_with_the_last_handle() {
     }
     assert_eq!(metrics.num_alive_tasks(), 0);
 }
+
+#[tokio::test]
+async fn every_request_can_be_spawned() {
+    fn spawnable<T: Send>(_: &T) {}
+    let namespace = Namespace::new();
+    let netlink = connect(&namespace);
+    let route = Route::on_link(prefix("10.0.0.0/8"), "lo");
+    spawnable(&netlink.links());
+    spawnable(&netlink.link_of_address(ip("127.0.0.1")));
+    spawnable(&netlink.rename_link("lo", "lo"));
+    spawnable(&netlink.add_address("lo", prefix("10.0.0.1/32")));
+    spawnable(&netlink.add_route(&route));
+    spawnable(&netlink.delete_route(&route));
+    spawnable(&netlink.routes("lo"));
+    let error = std::io::Error::from_raw_os_error(libc::EADDRINUSE);
+    let address = "127.0.0.1:1".parse().unwrap();
+    spawnable(&culvert_host::whois::explain_bind_error(
+        Some(namespace.ns()),
+        address,
+        &error,
+    ));
+}
