@@ -3,6 +3,8 @@
 pub mod api;
 pub mod cni;
 pub mod config;
+pub mod daemon;
+pub mod dataplane;
 pub mod ipam;
 pub mod mac;
 pub mod netlink;

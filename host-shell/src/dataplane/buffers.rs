@@ -1,0 +1,97 @@
+//! The worker's memory for frames, allocated once.
+
+use culvert_core::{Checksum, Frame, Originated, Outer, Packet, Segmentation};
+
+/// Frames that go through the core at a time.
+pub(super) const BATCH: usize = 64;
+/// Largest frame: what one UDP datagram or TAP read can bring.
+const LARGEST: usize = 65_535;
+/// Bytes from one slot to the next. The odd cache lines behind the largest frame
+/// keep the stride off a power of two, where all frames' headers would compete
+/// for the same cache sets.
+const SLOT: usize = Frame::HEADROOM + LARGEST + 1 + 3 * 64;
+const SPARE: usize = Frame::HEADROOM + Originated::FRAME_LEN;
+/// Spare frames for one batch's ICMP errors.
+const SPARES: usize = 16;
+
+/// What a driver says about a frame that it put into a slot.
+pub(super) struct Received {
+    pub(super) len: usize,
+    pub(super) checksum: Checksum,
+    pub(super) segmentation: Segmentation,
+    pub(super) outer: Option<Outer>,
+}
+
+/// A batch's frames and what the gateway makes itself meanwhile.
+pub(super) struct Buffers {
+    slots: Box<[u8]>,
+    spares: Box<[u8]>,
+    received: heapless::Vec<Received, BATCH>,
+}
+
+/// Frames received, in order, for a driver to fill.
+pub(super) struct Inbound<'i> {
+    slots: std::slice::ChunksExactMut<'i, u8>,
+    received: &'i mut heapless::Vec<Received, BATCH>,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Buffers {
+            slots: vec![0; BATCH * SLOT].into_boxed_slice(),
+            spares: vec![0; SPARES * SPARE].into_boxed_slice(),
+            received: heapless::Vec::new(),
+        }
+    }
+
+    /// Empty slots for the next batch.
+    pub(super) fn inbound(&mut self) -> Inbound<'_> {
+        self.received.clear();
+        Inbound {
+            slots: self.slots.chunks_exact_mut(SLOT),
+            received: &mut self.received,
+        }
+    }
+
+    /// The frames received, for the core, and spares.
+    pub(super) fn packets(
+        &mut self,
+    ) -> (
+        heapless::Vec<Packet<'_>, BATCH>,
+        heapless::Vec<Packet<'_>, SPARES>,
+    ) {
+        let slots = self.slots.chunks_exact_mut(SLOT);
+        let packets = slots.zip(&self.received).filter_map(|(slot, received)| {
+            let mut frame = Frame::new(slot, Frame::HEADROOM, received.len).ok()?;
+            frame.checksum = received.checksum;
+            frame.segmentation = received.segmentation;
+            frame.outer = received.outer;
+            Some(Packet::new(frame))
+        });
+        let spares = self.spares.chunks_exact_mut(SPARE);
+        let spares =
+            spares.filter_map(|spare| Frame::new(spare, Frame::HEADROOM, 0).ok().map(Packet::new));
+        (packets.collect(), spares.collect())
+    }
+}
+
+impl<'i> Inbound<'i> {
+    /// The next slot; `None` when the batch is full. The frame belongs at
+    /// [`Frame::HEADROOM`]; a device's header may stand in front of it.
+    pub(super) fn slot(&mut self) -> Option<&'i mut [u8]> {
+        self.slots.next()
+    }
+
+    /// All slots that are left, each from where its frame belongs.
+    pub(super) fn frames(&mut self) -> impl Iterator<Item = &'i mut [u8]> {
+        self.slots
+            .by_ref()
+            .filter_map(|slot| slot.get_mut(Frame::HEADROOM..Frame::HEADROOM + LARGEST))
+    }
+
+    /// Says what is in the slot that was taken least recently and not spoken for.
+    pub(super) fn push(&mut self, received: Received) {
+        // There are as many places as slots.
+        let _ = self.received.push(received);
+    }
+}

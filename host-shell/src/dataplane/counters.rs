@@ -1,0 +1,88 @@
+//! What the drivers count: things that happen outside the core.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Names and texts of the drivers' counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShellCounter {
+    /// A TAP did not take a frame.
+    TapTxFailed,
+    /// A TAP's frame had a header that does not fit it.
+    TapRxMalformed,
+    /// The underlay's send buffer was full.
+    UnderlayTxFull,
+    /// The kernel refused to send a datagram.
+    UnderlayTxFailed,
+    /// A datagram was larger than its buffer.
+    UnderlayRxTruncated,
+    /// Peers reported errors by ICMP.
+    UnderlayPeerErrors,
+    /// A frame's port has no device any more.
+    PortGone,
+}
+
+impl ShellCounter {
+    /// All of them.
+    pub const ALL: [ShellCounter; 7] = [
+        ShellCounter::TapTxFailed,
+        ShellCounter::TapRxMalformed,
+        ShellCounter::UnderlayTxFull,
+        ShellCounter::UnderlayTxFailed,
+        ShellCounter::UnderlayRxTruncated,
+        ShellCounter::UnderlayPeerErrors,
+        ShellCounter::PortGone,
+    ];
+
+    /// The name that `culvert counters` prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ShellCounter::TapTxFailed => "tap-tx-failed",
+            ShellCounter::TapRxMalformed => "tap-rx-malformed",
+            ShellCounter::UnderlayTxFull => "underlay-tx-full",
+            ShellCounter::UnderlayTxFailed => "underlay-tx-failed",
+            ShellCounter::UnderlayRxTruncated => "underlay-rx-truncated",
+            ShellCounter::UnderlayPeerErrors => "underlay-peer-errors",
+            ShellCounter::PortGone => "port-gone",
+        }
+    }
+
+    /// What it counts, for the person who reads it.
+    pub const fn help(self) -> &'static str {
+        match self {
+            ShellCounter::TapTxFailed => {
+                "Frames that a TAP did not take: its interface is down or gone, or memory is short."
+            }
+            ShellCounter::TapRxMalformed => "Frames from a TAP whose virtio-net header is unknown.",
+            ShellCounter::UnderlayTxFull => {
+                "Tunnel packets dropped because the underlay socket's send buffer was full."
+            }
+            ShellCounter::UnderlayTxFailed => {
+                "Tunnel packets that the kernel refused to send: no route to the peer, a packet filter, or larger than the underlay's MTU."
+            }
+            ShellCounter::UnderlayRxTruncated => {
+                "Datagrams from the underlay that were larger than any frame."
+            }
+            ShellCounter::UnderlayPeerErrors => {
+                "ICMP errors about tunnel packets: a peer's host is down or does not listen."
+            }
+            ShellCounter::PortGone => "Frames for a port whose device is gone.",
+        }
+    }
+}
+
+/// The values, written by the worker and read by anybody.
+#[derive(Default)]
+pub struct ShellCounters([AtomicU64; ShellCounter::ALL.len()]);
+
+impl ShellCounters {
+    /// Counts `count` more.
+    pub fn add(&self, counter: ShellCounter, count: u64) {
+        // Single counts need no order among them.
+        self.0[counter as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The value since the worker started.
+    pub fn get(&self, counter: ShellCounter) -> u64 {
+        self.0[counter as usize].load(Ordering::Relaxed)
+    }
+}
