@@ -38,6 +38,18 @@ impl Mac {
     }
 }
 
+impl From<Mac> for culvert_core::MacAddr {
+    fn from(mac: Mac) -> Self {
+        culvert_core::MacAddr::new(mac.0)
+    }
+}
+
+impl From<culvert_core::MacAddr> for Mac {
+    fn from(mac: culvert_core::MacAddr) -> Self {
+        Mac(mac.bytes())
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -1,0 +1,56 @@
+//! The daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use culvert_host::daemon;
+use tracing_subscriber::EnvFilter;
+
+/// culvert's daemon: forwards the packets of this node's pods.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration of this node.
+    #[arg(long, default_value = "/etc/culvert/culvert.toml")]
+    config: PathBuf,
+    /// Only check the configuration, and say what is wrong with it.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match daemon::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    if arguments.check {
+        return ExitCode::SUCCESS;
+    }
+    let filter = match EnvFilter::try_new(&config.log) {
+        Ok(filter) => filter,
+        Err(error) => return fail(&format!("log = {:?}: {error}", config.log)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(daemon::run(config)),
+        Err(error) => return fail(&format!("no asynchronous runtime: {error}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("culvertd: {error}");
+    ExitCode::FAILURE
+}

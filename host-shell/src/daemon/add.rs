@@ -1,0 +1,139 @@
+//! CNI ADD: validate → record intent with the lease → device → core → commit → answer.
+//!
+//! An error undoes the steps in reverse.
+
+use ipnet::IpNet;
+
+use super::Daemon;
+use super::pod::{netns_id, open_namespace};
+use crate::cni::{CniError, CniResult, Environment, Interface, IpConfig, NetConf, Route, code};
+use crate::state::{Attachment, HostFacts, Key, Reservation};
+
+impl Daemon {
+    /// Carries out an ADD.
+    pub(super) async fn add(
+        &self,
+        environment: &Environment,
+        conf: &NetConf,
+    ) -> Result<CniResult, CniError> {
+        let key = key(environment);
+        let _lock = self.locks.lock(&key).await;
+
+        let wanted = conf.wanted(environment)?;
+        let path = environment.netns().ok_or_else(|| {
+            CniError::new(
+                code::INVALID_ENVIRONMENT,
+                "CNI_NETNS is missing; ADD needs it",
+            )
+        })?;
+        let ns = open_namespace(&self.host_ns, path)?;
+
+        let reservation = Reservation {
+            netns: path.to_owned(),
+            netns_id: netns_id(ns.id()),
+            address: wanted.address,
+            mac: wanted.mac,
+        };
+        let reserve_key = key.clone();
+        let attachment = self
+            .with_store(move |store| store.reserve(&reserve_key, &reservation))
+            .await?;
+
+        let built = self.build(&attachment, &ns).await;
+        let committed = match built {
+            Ok(ifindex) => {
+                let facts = HostFacts {
+                    ifindex,
+                    mtu: self.pod_mtu,
+                };
+                let key = key.clone();
+                self.with_store(move |store| store.commit(&key, facts))
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(attachment) => {
+                tracing::info!(
+                    container = key.container_id,
+                    ifname = key.ifname,
+                    address = ?attachment.addresses,
+                    "attached"
+                );
+                Ok(self.result(&attachment))
+            }
+            Err(error) => Err(self.undo(&attachment, error).await),
+        }
+    }
+
+    /// Undoes an ADD that failed, and returns the error, with what could not be
+    /// undone in its details.
+    async fn undo(&self, attachment: &Attachment, error: CniError) -> CniError {
+        let key = attachment.key.clone();
+        let dismantled = self.dismantle(attachment).await;
+        // The lease goes last, so that nobody gets an address that is still in use.
+        let released = match dismantled {
+            Ok(()) => self
+                .with_store(move |store| store.release(&key))
+                .await
+                .map(drop),
+            Err(error) => Err(error),
+        };
+        match released {
+            Ok(()) => error,
+            Err(more) => {
+                let details = format!("undoing it failed too: {}; DEL will retry", more.msg);
+                error.with_details(details)
+            }
+        }
+    }
+
+    /// The result of an ADD, in the newest form.
+    pub(super) fn result(&self, attachment: &Attachment) -> CniResult {
+        let gateway = self.config.cluster.network.gateway;
+        let routes = self.pod_routes(&attachment.key.ifname);
+        CniResult {
+            interfaces: vec![Interface {
+                name: attachment.key.ifname.clone(),
+                mac: attachment.mac.to_string(),
+                mtu: Some(self.pod_mtu),
+                sandbox: Some(attachment.netns.clone()),
+                ..Interface::default()
+            }],
+            ips: attachment
+                .addresses
+                .iter()
+                .map(|address| IpConfig {
+                    address: IpNet::from(*address),
+                    gateway: Some(gateway),
+                    interface: Some(0),
+                })
+                .collect(),
+            routes: routes
+                .iter()
+                .filter(|route| route.gateway.is_some())
+                .filter_map(|route| {
+                    let dst = IpNet::new(route.destination.address, route.destination.length);
+                    Some(Route {
+                        dst: dst.ok()?,
+                        gw: route.gateway,
+                        mtu: None,
+                        advmss: None,
+                        priority: None,
+                        table: None,
+                        scope: None,
+                    })
+                })
+                .collect(),
+            ..CniResult::default()
+        }
+    }
+}
+
+/// The attachment that a call is about.
+pub(super) fn key(environment: &Environment) -> Key {
+    Key {
+        container_id: environment.container_id().to_owned(),
+        ifname: environment.ifname().to_owned(),
+    }
+}

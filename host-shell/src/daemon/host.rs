@@ -1,0 +1,117 @@
+//! The host's own port: a TAP in the node's namespace, by which the node reaches
+//! pods and pods reach the node.
+
+use culvert_core::channel::Owner;
+use ipnet::IpNet;
+
+use super::{Daemon, StartError, cluster, start_error};
+use crate::dataplane::{Driver, TapPort};
+use crate::mac::Mac;
+use crate::netlink::{IpPrefix, NetlinkError, Route};
+use crate::sys::tap::{Tap, TapError, TapOptions};
+
+/// What marks the host's device as culvert's.
+const ALIAS: &str = "culvert: the host's way to the pods";
+
+impl Daemon {
+    /// Makes the host's device, or takes over the one that an earlier daemon left,
+    /// with address and routes, and hands it to the worker.
+    pub(super) async fn build_host_device(&self) -> Result<(), StartError> {
+        let name = &self.config.device;
+        let existing = self.netlink.find_link(name).await.map_err(start_error)?;
+        let ours = existing.is_some_and(|link| link.alias.as_deref() == Some(ALIAS));
+        let tap = match ours {
+            true => Tap::attach(name, TapOptions::default()),
+            false => Tap::create(name, TapOptions::default()),
+        };
+        let tap = tap.map_err(|error| match error {
+            TapError::NameTaken { .. } => StartError(format!(
+                "{error}; remove it, or set another host.device in the configuration"
+            )),
+            other => start_error(other),
+        })?;
+        let mac = self.configure_host_device().await.map_err(start_error)?;
+        let port = cluster::host_port(mac, self.pod_mtu).map_err(start_error)?;
+        self.core
+            .apply(Owner::Cluster, &[port])
+            .await
+            .map_err(start_error)?;
+        // Only now: a start that fails before leaves no device behind.
+        tap.set_persist(true).map_err(start_error)?;
+        self.worker
+            .attach(cluster::HOST, Driver::Tap(TapPort::new(tap)))
+            .await
+            .map_err(start_error)?;
+        Ok(())
+    }
+
+    async fn configure_host_device(&self) -> Result<[u8; 6], NetlinkError> {
+        let name = &self.config.device;
+        let address = cluster::node_address(&self.config.node);
+        let mac = match address {
+            std::net::IpAddr::V4(v4) => Mac::for_pod(v4),
+            std::net::IpAddr::V6(v6) => culvert_core::MacAddr::vtep_for(v6.into()).into(),
+        };
+        self.netlink.set_alias(name, ALIAS).await?;
+        self.netlink.set_mac(name, mac.0).await?;
+        self.netlink.set_mtu(name, self.pod_mtu).await?;
+        match self
+            .netlink
+            .add_address(name, IpPrefix::host(address))
+            .await
+        {
+            Err(error) if !error.is_exists() => return Err(error),
+            _ => {}
+        }
+        self.netlink.set_up(name).await?;
+        let present = self.netlink.routes(name).await?;
+        for route in self.host_routes() {
+            let there = present.iter().any(|r| r.destination == route.destination);
+            if !there {
+                self.netlink.add_route(&route).await?;
+            }
+        }
+        Ok(mac.0)
+    }
+
+    /// To the gateway, and by it to all pods: one neighbor entry, however many pods.
+    pub(super) fn host_routes(&self) -> [Route; 2] {
+        let name = &self.config.device;
+        let network = &self.config.cluster.network;
+        let gateway = IpPrefix::host(network.gateway);
+        let source = Some(cluster::node_address(&self.config.node));
+        [
+            Route {
+                source,
+                ..Route::on_link(gateway, name)
+            },
+            Route {
+                source,
+                onlink: true,
+                ..Route::via(prefix(network.prefix), network.gateway, name)
+            },
+        ]
+    }
+
+    /// Ends the daemon's work. While there are pods their devices and the host's
+    /// stay, so that a new daemon finds them; without pods nothing stays.
+    pub(super) async fn stop(&self) {
+        match self.with_store(|store| store.list()).await {
+            Ok(pods) if pods.is_empty() => {}
+            Ok(pods) => return tracing::info!(pods = pods.len(), "their devices stay"),
+            Err(error) => return tracing::warn!("the devices stay: {}", error.msg),
+        }
+        match self.worker.detach(cluster::HOST).await {
+            Ok(Some(driver)) => super::pod::close(driver).await,
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// A prefix as the kernel's netlink takes it.
+fn prefix(net: IpNet) -> IpPrefix {
+    IpPrefix {
+        address: net.network(),
+        length: net.prefix_len(),
+    }
+}

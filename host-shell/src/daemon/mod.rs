@@ -1,0 +1,315 @@
+//! culvertd: the control plane.
+//!
+//! It owns the devices, the database and the intent; the packets are the
+//! worker's. What the core forwards by changes through [`Core`] only.
+
+mod add;
+mod check;
+mod cluster;
+mod core;
+mod del;
+mod host;
+mod locks;
+mod pod;
+mod restore;
+mod view;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, CniRequest, Handler, Reply, Request};
+use crate::cni::{CniError, Command, NetConf, code};
+use crate::config::Config;
+use crate::dataplane::{Driver, UdpUnderlay, Worker};
+use crate::ipam::Pool;
+use crate::netlink::{Netlink, UnderlayLink};
+use crate::state::{StateError, Store};
+use crate::sys::netns::NetNs;
+use crate::sys::udp::UdpError;
+use crate::{spool, whois};
+
+use self::core::{Core, CoreError};
+use locks::Locks;
+
+/// An error in words, for the person who started the daemon.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+fn start_error(error: impl std::fmt::Display) -> StartError {
+    StartError(error.to_string())
+}
+
+/// The daemon, running.
+pub struct Daemon {
+    config: Config,
+    core: Core,
+    epoch: u64,
+    worker: Worker,
+    store: Arc<Store>,
+    host_ns: NetNs,
+    netlink: Netlink,
+    underlay: UnderlayLink,
+    /// Largest IP packet of a pod, in bytes.
+    pod_mtu: u32,
+    locks: Locks,
+    /// What is wrong, by the thing that it is wrong with; shown by `culvert status`.
+    problems: Mutex<BTreeMap<String, String>>,
+    started: Instant,
+}
+
+/// Runs the daemon with this configuration file until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`StartError`] in words; nothing that was made on the way stays.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(start_error)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(start_error)?;
+    let listener = api::bind(&config.run_dir).map_err(start_error)?;
+    let daemon = Arc::new(Daemon::start(config).await?);
+    daemon.restore().await?;
+    daemon.carry_out_spool().await;
+    tracing::info!(
+        node = daemon.config.node.name,
+        underlay = %daemon.config.node.underlay,
+        device = daemon.underlay.link.name,
+        pod_mtu = daemon.pod_mtu,
+        "ready"
+    );
+    tokio::select! {
+        served = api::serve(listener, Arc::clone(&daemon)) => served.map_err(start_error)?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    daemon.stop().await;
+    Ok(())
+}
+
+impl Daemon {
+    /// Builds everything but the pods that were there before.
+    async fn start(config: Config) -> Result<Daemon, StartError> {
+        let store = open_store(&config)?;
+        let host_ns = NetNs::current().map_err(start_error)?;
+        let netlink = Netlink::connect(None).map_err(start_error)?;
+        let underlay = underlay_link(&config, &netlink).await?;
+        let pod_mtu = pod_mtu(&config, &underlay)?;
+        let sockets = bind_underlay(&config).await?;
+        let (worker, channel) = Worker::start().map_err(start_error)?;
+        // Random: a core that has booted since cannot be taken for this one.
+        let epoch = RandomState::new().hash_one(std::process::id()).max(1);
+        let (core, _) = Core::hello(channel, epoch).await.map_err(start_error)?;
+        let daemon = Daemon {
+            config,
+            core,
+            epoch,
+            worker,
+            store: Arc::new(store),
+            host_ns,
+            netlink,
+            underlay,
+            pod_mtu,
+            locks: Locks::default(),
+            problems: Mutex::default(),
+            started: Instant::now(),
+        };
+        daemon.program_cluster().await?;
+        daemon.build_host_device().await?;
+        let driver = Driver::Underlay(sockets);
+        daemon
+            .worker
+            .attach(cluster::UNDERLAY, driver)
+            .await
+            .map_err(start_error)?;
+        Ok(daemon)
+    }
+
+    async fn program_cluster(&self) -> Result<(), StartError> {
+        let operations = cluster::operations(&self.config, self.underlay.link.mtu);
+        let operations = operations.map_err(start_error)?;
+        self.core
+            .apply_all(culvert_core::channel::Owner::Cluster, &operations)
+            .await
+            .map_err(start_error)
+    }
+
+    /// Runs a database operation where it may block.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Store) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, CniError> {
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || operation(&store))
+            .await
+            .map_err(|error| CniError::new(code::INTERNAL, error.to_string()))?
+            .map_err(|error| state_error(&error))
+    }
+
+    fn set_problem(&self, thing: &str, problem: Option<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(|e| e.into_inner());
+        match problem {
+            Some(problem) => {
+                tracing::warn!("{problem}");
+                problems.insert(thing.to_owned(), problem);
+            }
+            None => drop(problems.remove(thing)),
+        }
+    }
+
+    /// Carries out the deletions that came while no daemon ran.
+    async fn carry_out_spool(&self) {
+        let dir = spool::spool_dir(&self.config.state_dir);
+        let entries = match spool::read(&dir) {
+            Ok(entries) => entries,
+            Err(error) => return self.set_problem("spool", Some(error.to_string())),
+        };
+        for entry in entries {
+            let done = match &entry.request {
+                Ok(request) => self.cni(request).await.map(|_| ()),
+                Err(broken) => {
+                    tracing::warn!("a spooled deletion is unreadable: {broken}");
+                    Ok(())
+                }
+            };
+            match done {
+                Ok(()) => {
+                    if let Err(error) = spool::remove(&entry.path) {
+                        self.set_problem("spool", Some(error.to_string()));
+                    }
+                }
+                // It stays for the next start.
+                Err(error) => self.set_problem("spool", Some(error.msg)),
+            }
+        }
+    }
+
+    async fn cni(&self, request: &CniRequest) -> Result<serde_json::Value, CniError> {
+        let conf = NetConf::from_value(request.config.clone())?;
+        let environment = &request.environment;
+        let null = serde_json::Value::Null;
+        match environment.command() {
+            Command::Add => {
+                let result = self.add(environment, &conf).await?;
+                Ok(result.to_version(conf.version))
+            }
+            Command::Del => self.del(environment).await.map(|()| null),
+            Command::Check => self.check(environment, &conf).await.map(|()| null),
+            Command::Gc => self.gc(&conf).await.map(|()| null),
+            Command::Status => self.cni_status().await.map(|()| null),
+            Command::Version => Ok(crate::cni::version_answer()),
+        }
+    }
+}
+
+impl Handler for Daemon {
+    async fn handle(&self, request: Request) -> Result<Reply, CniError> {
+        match request {
+            Request::Cni(request) => {
+                let answer = self.cni(&request).await;
+                if let Err(error) = &answer {
+                    let environment = &request.environment;
+                    tracing::warn!(
+                        command = %environment.command(),
+                        container = environment.container_id(),
+                        ifname = environment.ifname(),
+                        code = error.code,
+                        "{} {}", error.msg, error.details
+                    );
+                }
+                answer.map(Reply::Cni)
+            }
+            Request::Status => Ok(Reply::Status(Box::new(self.status().await?))),
+            Request::Endpoints => self.endpoints().await.map(Reply::Endpoints),
+            Request::Routes => self.routes().await.map(Reply::Routes),
+            Request::Peers => self.peers().await.map(Reply::Peers),
+            Request::Counters => self.counters().await.map(Reply::Counters),
+        }
+    }
+}
+
+fn open_store(config: &Config) -> Result<Store, StartError> {
+    let IpNet::V4(block) = config.node.pods else {
+        return Err(StartError(format!(
+            "the block {} of this node is IPv6, and this version is for IPv4 only",
+            config.node.pods
+        )));
+    };
+    let pool = Pool::new(&config.cluster.network.name, block).map_err(start_error)?;
+    Store::open(&config.state_dir, pool, cluster::POD_PORTS).map_err(start_error)
+}
+
+async fn underlay_link(config: &Config, netlink: &Netlink) -> Result<UnderlayLink, StartError> {
+    let address = config.node.underlay;
+    match netlink
+        .link_of_address(address)
+        .await
+        .map_err(start_error)?
+    {
+        Some(link) => Ok(link),
+        None => {
+            let error = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+            let address = SocketAddr::new(address, config.cluster.network.udp_port);
+            let why = whois::explain_bind_error(None, address, &error).await;
+            Err(StartError(format!(
+                "node {}: {why}; correct `underlay` in {}",
+                config.node.name,
+                config.cluster_path.display()
+            )))
+        }
+    }
+}
+
+/// The underlay's MTU less the tunnel's overhead.
+fn pod_mtu(config: &Config, underlay: &UnderlayLink) -> Result<u32, StartError> {
+    // The loopback's 65536 does not fit an IP packet's length.
+    let mtu = underlay.link.mtu.min(u32::from(u16::MAX));
+    let rest = mtu.checked_sub(cluster::OVERHEAD).filter(|mtu| *mtu >= 68);
+    rest.ok_or_else(|| {
+        StartError(format!(
+            "{} has an MTU of {mtu}: too small for VXLAN, which takes {} bytes; node {} needs a larger one",
+            underlay.link.name,
+            cluster::OVERHEAD,
+            config.node.name
+        ))
+    })
+}
+
+async fn bind_underlay(config: &Config) -> Result<UdpUnderlay, StartError> {
+    let port = config.cluster.network.udp_port;
+    let bound = UdpUnderlay::bind(config.node.underlay, port);
+    match bound {
+        Ok(sockets) => Ok(sockets),
+        Err(UdpError::Bind { address, source }) => {
+            let why = whois::explain_bind_error(None, address, &source).await;
+            Err(StartError(format!("no underlay socket: {why}")))
+        }
+        Err(error) => Err(start_error(error)),
+    }
+}
+
+fn state_error(error: &StateError) -> CniError {
+    let code = match error {
+        StateError::Duplicate(_) => code::DUPLICATE,
+        StateError::NotInPool { .. }
+        | StateError::AddressInUse { .. }
+        | StateError::PoolExhausted { .. }
+        | StateError::PortsExhausted { .. } => code::NO_ADDRESS,
+        _ => code::IO,
+    };
+    CniError::new(code, error.to_string())
+}
+
+/// Loads the configuration, for the binary.
+///
+/// # Errors
+/// [`StartError`] with all that is wrong in the file.
+pub fn load(path: &Path) -> Result<Config, StartError> {
+    Config::load(path).map_err(start_error)
+}

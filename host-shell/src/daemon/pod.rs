@@ -1,0 +1,234 @@
+//! A pod's device: a TAP that is the pod's own interface.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use culvert_core::PortId;
+use culvert_core::channel::{Operation, Owner};
+
+use super::{CoreError, Daemon, cluster};
+use crate::cni::{CniError, code};
+use crate::dataplane::{Driver, TapPort};
+use crate::netlink::{IpPrefix, Netlink, NetlinkError, Route};
+use crate::state::{Attachment, Key, NetnsId};
+use crate::sys::netns::{NetNs, NetNsError, NetNsId};
+use crate::sys::tap::{Tap, TapError, TapOptions};
+
+/// What marks a pod's device as culvert's and as this attachment's. The kernel
+/// keeps 255 bytes, and container ids have at most 64 in practice.
+pub(super) fn alias(key: &Key) -> String {
+    let mut text = format!("culvert: {}", key.container_id);
+    text.truncate(255);
+    text
+}
+
+impl Daemon {
+    /// Builds the device, hands it to the worker and programs the core; the answer
+    /// comes when the core forwards by it. What was built when it fails is for
+    /// [`Daemon::dismantle`].
+    pub(super) async fn build(
+        &self,
+        attachment: &Attachment,
+        ns: &Arc<NetNs>,
+    ) -> Result<u32, CniError> {
+        let name = &attachment.key.ifname;
+        let tap = create_tap(ns, name).await?;
+        let netlink = Netlink::connect(Some(ns)).map_err(netlink_error)?;
+        let index = self
+            .configure(&netlink, attachment)
+            .await
+            .map_err(netlink_error)?;
+        tap.set_persist(true).map_err(|e| tap_error(&e, name, ns))?;
+        self.serve(attachment, tap).await?;
+        Ok(index)
+    }
+
+    /// Hands a pod's TAP to the worker and programs the core.
+    pub(super) async fn serve(&self, attachment: &Attachment, tap: Tap) -> Result<(), CniError> {
+        let id = PortId(attachment.port);
+        let driver = Driver::Tap(TapPort::new(tap));
+        let before = self.worker.attach(id, driver).await.map_err(io_error)?;
+        if let Some(before) = before {
+            close(before).await;
+        }
+        let port = cluster::pod_port(attachment, self.pod_mtu)
+            .map_err(|error| CniError::new(code::INVALID_CONFIG, error.to_string()))?;
+        self.core
+            .apply(Owner::Attachment, &[Operation::UpsertPort(port)])
+            .await
+            .map_err(core_error)
+    }
+
+    async fn configure(
+        &self,
+        netlink: &Netlink,
+        attachment: &Attachment,
+    ) -> Result<u32, NetlinkError> {
+        let name = attachment.key.ifname.as_str();
+        netlink.set_alias(name, &alias(&attachment.key)).await?;
+        netlink.set_mac(name, attachment.mac.0).await?;
+        netlink.set_mtu(name, self.pod_mtu).await?;
+        for address in &attachment.addresses {
+            netlink.add_address(name, IpPrefix::host(*address)).await?;
+        }
+        netlink.set_up(name).await?;
+        for route in self.pod_routes(name) {
+            netlink.add_route(&route).await?;
+        }
+        Ok(netlink.link(name).await?.index)
+    }
+
+    /// To the gateway, and by it to everything.
+    pub(super) fn pod_routes(&self, name: &str) -> [Route; 2] {
+        let gateway = self.config.cluster.network.gateway;
+        let any = match gateway {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let everything = IpPrefix {
+            address: any,
+            length: 0,
+        };
+        [
+            Route::on_link(IpPrefix::host(gateway), name),
+            Route::via(everything, gateway, name),
+        ]
+    }
+
+    /// Takes down whatever there is of an attachment: table entries, worker port,
+    /// device. Nothing being there is fine.
+    ///
+    /// # Errors
+    /// When the core is gone; the device is taken down all the same.
+    pub(super) async fn dismantle(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let id = PortId(attachment.port);
+        let removed = self
+            .core
+            .apply(Owner::Attachment, &[Operation::RemovePort(id)])
+            .await;
+        match self.worker.detach(id).await {
+            Ok(Some(driver)) => close(driver).await,
+            Ok(None) | Err(_) => {}
+        }
+        // What an earlier daemon left, or one of whose start-up this is a part, has
+        // no descriptor here.
+        if let Err(error) = delete_by_name(attachment).await {
+            tracing::warn!(
+                container = attachment.key.container_id,
+                ifname = attachment.key.ifname,
+                "the pod's device was not deleted: {error}"
+            );
+        }
+        removed.map_err(core_error)
+    }
+}
+
+/// Closes a port's descriptors where that may take its time. A TAP ceases to exist with it.
+pub(super) async fn close(driver: Driver) {
+    let closed = tokio::task::spawn_blocking(move || {
+        if let Driver::Tap(port) = &driver
+            && let Err(error) = port.tap().set_persist(false)
+        {
+            tracing::debug!("a TAP stays after it was closed: {error}");
+        }
+        drop(driver);
+    });
+    // It ends early only in a panic, and then the descriptors are closed too.
+    let _ = closed.await;
+}
+
+/// Deletes the attachment's device in its namespace, if both are still there and
+/// the device is marked as its own.
+async fn delete_by_name(attachment: &Attachment) -> Result<(), String> {
+    let Some(ns) = namespace_of(attachment) else {
+        return Ok(());
+    };
+    let netlink = Netlink::connect(Some(&ns)).map_err(|e| e.to_string())?;
+    let name = &attachment.key.ifname;
+    let link = netlink.find_link(name).await.map_err(|e| e.to_string())?;
+    let ours = alias(&attachment.key);
+    if link.is_none_or(|link| link.alias.as_deref() != Some(ours.as_str())) {
+        return Ok(());
+    }
+    match netlink.delete_link(name).await {
+        Err(error) if !error.is_not_found() => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// The attachment's namespace, if it is still the one that ADD was given.
+pub(super) fn namespace_of(attachment: &Attachment) -> Option<NetNs> {
+    let ns = NetNs::open(Path::new(&attachment.netns)).ok()?;
+    (netns_id(ns.id()) == attachment.netns_id).then_some(ns)
+}
+
+/// A namespace's identity as the database keeps it.
+pub(super) fn netns_id(id: NetNsId) -> NetnsId {
+    NetnsId {
+        dev: id.dev,
+        ino: id.ino,
+    }
+}
+
+/// Opens the pod's namespace, which must not be the node's own.
+pub(super) fn open_namespace(host: &NetNs, path: &str) -> Result<Arc<NetNs>, CniError> {
+    let ns = NetNs::open(Path::new(path)).map_err(|error| match error {
+        NetNsError::NotFound { .. } | NetNsError::NotANetNs { .. } => {
+            CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_NETNS: {error}"))
+        }
+        other => CniError::new(code::IO, other.to_string()),
+    })?;
+    if ns == *host {
+        let message = format!("CNI_NETNS: {path} is the node's own network namespace");
+        return Err(CniError::new(code::NETNS_IS_OWN, message));
+    }
+    Ok(Arc::new(ns))
+}
+
+async fn create_tap(ns: &Arc<NetNs>, name: &str) -> Result<Tap, CniError> {
+    let (inside, wanted) = (Arc::clone(ns), name.to_owned());
+    let created = tokio::task::spawn_blocking(move || {
+        inside.run(|| Tap::create(&wanted, TapOptions::default()))
+    });
+    let created = created.await.map_err(io_error)?.map_err(io_error)?;
+    created.map_err(|error| tap_error(&error, name, ns))
+}
+
+/// Attaches to the device that an earlier daemon left in a pod.
+pub(super) async fn attach_tap(ns: NetNs, name: String) -> Result<Tap, String> {
+    tokio::task::spawn_blocking(move || ns.run(|| Tap::attach(&name, TapOptions::default())))
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())
+}
+
+fn tap_error(error: &TapError, name: &str, ns: &NetNs) -> CniError {
+    match error {
+        TapError::NameTaken { holder, .. } => CniError::new(
+            code::INVALID_ENVIRONMENT,
+            format!(
+                "CNI_IFNAME: {} has an interface {name} already ({holder})",
+                ns.path().display()
+            ),
+        ),
+        other => io_error(other),
+    }
+}
+
+fn netlink_error(error: NetlinkError) -> CniError {
+    io_error(error)
+}
+
+pub(super) fn io_error(error: impl std::fmt::Display) -> CniError {
+    CniError::new(code::IO, error.to_string())
+}
+
+pub(super) fn core_error(error: CoreError) -> CniError {
+    let code = match &error {
+        CoreError::Table { .. } => code::INTERNAL,
+        _ => code::TRY_AGAIN,
+    };
+    CniError::new(code, error.to_string())
+}

@@ -1,0 +1,60 @@
+//! Start-up after a stop or a crash: database, kernel and core come to the same
+//! picture.
+
+use super::del::problem_name;
+use super::{Daemon, StartError, pod, start_error};
+use crate::state::{Attachment, Phase};
+
+impl Daemon {
+    /// Finds the pods' devices again; what an unfinished ADD left is undone, and
+    /// attachments whose namespace is gone are forgotten.
+    pub(super) async fn restore(&self) -> Result<(), StartError> {
+        let all = self.with_store(|store| store.list()).await;
+        let all = all.map_err(|error| StartError(error.msg))?;
+        let mut restored = 0;
+        for attachment in &all {
+            if attachment.phase == Phase::Intent || pod::namespace_of(attachment).is_none() {
+                self.forget(attachment).await?;
+                continue;
+            }
+            let name = problem_name(&attachment.key);
+            match self.restore_one(attachment).await {
+                Ok(()) => restored += 1,
+                // The lease stays: the pod may still use its address.
+                Err(why) => self.set_problem(
+                    &name,
+                    Some(format!(
+                        "container {} is cut off: {why}; delete and add it again",
+                        attachment.key.container_id
+                    )),
+                ),
+            }
+        }
+        if !all.is_empty() {
+            tracing::info!(restored, of = all.len(), "pods found again");
+        }
+        Ok(())
+    }
+
+    async fn restore_one(&self, attachment: &Attachment) -> Result<(), String> {
+        let ns = pod::namespace_of(attachment).ok_or("its namespace is gone")?;
+        let tap = pod::attach_tap(ns, attachment.key.ifname.clone()).await?;
+        self.serve(attachment, tap).await.map_err(|error| error.msg)
+    }
+
+    async fn forget(&self, attachment: &Attachment) -> Result<(), StartError> {
+        let key = attachment.key.clone();
+        tracing::info!(
+            container = key.container_id,
+            ifname = key.ifname,
+            "forgetting an attachment that is unfinished or whose namespace is gone"
+        );
+        self.dismantle(attachment)
+            .await
+            .map_err(|error| start_error(error.msg))?;
+        self.with_store(move |store| store.release(&key))
+            .await
+            .map_err(|error| start_error(error.msg))?;
+        Ok(())
+    }
+}

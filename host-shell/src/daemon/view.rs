@@ -1,0 +1,163 @@
+//! What `culvert` shows: the core's tables as they are, with the names that only
+//! the control plane knows.
+
+use std::collections::HashMap;
+
+use culvert_core::channel::{Encap, NextHop, PortKind};
+use culvert_core::{Capacities, Counter};
+use ipnet::IpNet;
+
+use super::pod::core_error;
+use super::{Daemon, cluster};
+use crate::api;
+use crate::cni::CniError;
+use crate::dataplane::ShellCounter;
+use crate::state::{Attachment, Phase};
+
+impl Daemon {
+    pub(super) async fn status(&self) -> Result<api::Status, CniError> {
+        let welcome = self.core.welcome(self.epoch).await.map_err(core_error)?;
+        let ports = self.core.ports().await.map_err(core_error)?;
+        let endpoints = ports
+            .iter()
+            .filter(|(port, _)| matches!(port.entry.kind, PortKind::Endpoint(_)));
+        let mut problems: Vec<String> = {
+            let problems = self.problems.lock().unwrap_or_else(|e| e.into_inner());
+            problems.values().cloned().collect()
+        };
+        if let Err(error) = self.cni_status().await {
+            problems.push(error.msg);
+        }
+        Ok(api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.config.node.name.clone(),
+            epoch: format!("{:016x}", welcome.epoch),
+            core_protocol: welcome.version.to_string(),
+            tables: table_use(&welcome.capacities, &welcome.used),
+            underlay: api::Underlay {
+                device: self.underlay.link.name.clone(),
+                address: self.config.node.underlay,
+                mtu: self.underlay.link.mtu,
+            },
+            pod_mtu: self.pod_mtu,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            endpoints: u32::try_from(endpoints.count()).unwrap_or(u32::MAX),
+            problems,
+        })
+    }
+
+    /// Every attachment, and whether the core has it.
+    pub(super) async fn endpoints(&self) -> Result<Vec<api::Endpoint>, CniError> {
+        let attachments = self.with_store(|store| store.list()).await?;
+        let ports = self.core.ports().await.map_err(core_error)?;
+        let in_core: HashMap<u16, _> = ports
+            .iter()
+            .map(|(port, _)| (port.entry.id.0, &port.entry))
+            .collect();
+        let state = |attachment: &Attachment| {
+            let expected = cluster::pod_port(attachment, self.pod_mtu).ok();
+            let found = in_core.get(&attachment.port).copied();
+            match (attachment.phase, found) {
+                (Phase::Intent, _) => "adding",
+                (Phase::Committed, Some(port)) if Some(port) == expected.as_ref() => "ready",
+                (Phase::Committed, Some(_)) => "differs",
+                (Phase::Committed, None) => "cut off",
+            }
+        };
+        let mut all = Vec::new();
+        for attachment in &attachments {
+            for address in &attachment.addresses {
+                all.push(api::Endpoint {
+                    address: *address,
+                    mac: attachment.mac,
+                    container_id: attachment.key.container_id.clone(),
+                    ifname: attachment.key.ifname.clone(),
+                    netns: attachment.netns.clone(),
+                    port: attachment.port,
+                    state: state(attachment).to_owned(),
+                });
+            }
+        }
+        all.sort_by_key(|endpoint| endpoint.address);
+        Ok(all)
+    }
+
+    pub(super) async fn routes(&self) -> Result<Vec<api::Route>, CniError> {
+        let routes = self.core.routes().await.map_err(core_error)?;
+        let routes = routes.into_iter().filter_map(|route| {
+            let prefix = route.entry.prefix;
+            Some(api::Route {
+                network: self.config.cluster.network.name.clone(),
+                prefix: IpNet::new(prefix.address(), prefix.length()).ok()?,
+                next_hop: self.next_hop(route.entry.next_hop),
+                owner: route.owner.to_string(),
+            })
+        });
+        Ok(routes.collect())
+    }
+
+    fn next_hop(&self, next_hop: NextHop) -> String {
+        match next_hop {
+            NextHop::Blackhole => "blackhole".to_owned(),
+            NextHop::Host => "host".to_owned(),
+            NextHop::Endpoint(port) => format!("endpoint {port}"),
+            NextHop::Peer { peer, encap } => {
+                let node = cluster::node_of(&self.config, peer);
+                let name = node.map_or_else(|| peer.to_string(), |node| node.name.clone());
+                format!("peer {name} {encap}")
+            }
+        }
+    }
+
+    pub(super) async fn peers(&self) -> Result<Vec<api::Peer>, CniError> {
+        let peers = self.core.peers().await.map_err(core_error)?;
+        let encaps = [Encap::Vxlan, Encap::Ipip, Encap::Direct];
+        let peers = peers.into_iter().map(|(peer, routes)| {
+            let peer = peer.entry;
+            let node = cluster::node_of(&self.config, peer.id);
+            let accepted = encaps.iter().filter(|encap| peer.accepts.contains(**encap));
+            api::Peer {
+                name: node.map_or_else(|| peer.id.to_string(), |node| node.name.clone()),
+                underlay: peer.underlay,
+                vtep_mac: peer.vtep_mac.into(),
+                node_addresses: peer.node_addresses.iter().copied().collect(),
+                encapsulations: accepted.map(ToString::to_string).collect(),
+                routes,
+            }
+        });
+        Ok(peers.collect())
+    }
+
+    /// The core's counters, then the drivers'.
+    pub(super) async fn counters(&self) -> Result<Vec<api::Counter>, CniError> {
+        let core = self.core.counters().await.map_err(core_error)?;
+        let core = core.into_iter().map(|(counter, value)| api::Counter {
+            name: match counter {
+                Counter::Drop(reason) => format!("drop-{}", reason.name()),
+                other => other.name().to_owned(),
+            },
+            value,
+            help: counter.help().to_owned(),
+        });
+        let shell = ShellCounter::ALL.into_iter().map(|counter| api::Counter {
+            name: counter.name().to_owned(),
+            value: self.worker.counters().get(counter),
+            help: counter.help().to_owned(),
+        });
+        Ok(core.chain(shell).collect())
+    }
+}
+
+fn table_use(capacities: &Capacities, used: &Capacities) -> Vec<api::TableUse> {
+    let row = |table: &str, used, capacity| api::TableUse {
+        table: table.to_owned(),
+        used,
+        capacity,
+    };
+    vec![
+        row("networks", used.networks, capacities.networks),
+        row("ports", used.ports, capacities.ports),
+        row("peers", used.peers, capacities.peers),
+        row("routes", used.routes, capacities.routes),
+    ]
+}
