@@ -101,9 +101,8 @@ impl Daemon {
             Ok(pods) => return tracing::info!(pods = pods.len(), "their devices stay"),
             Err(error) => return tracing::warn!("the devices stay: {}", error.msg),
         }
-        match self.worker.detach(cluster::HOST).await {
-            Ok(Some(driver)) => super::pod::close(driver).await,
-            Ok(None) | Err(_) => {}
+        if let Ok(Some(driver)) = self.worker.detach(cluster::HOST).await {
+            super::pod::close(driver).await;
         }
     }
 }

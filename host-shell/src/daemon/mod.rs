@@ -122,7 +122,7 @@ impl Daemon {
         };
         daemon.program_cluster().await?;
         daemon.build_host_device().await?;
-        let driver = Driver::Underlay(sockets);
+        let driver = Driver::Underlay(Box::new(sockets));
         daemon
             .worker
             .attach(cluster::UNDERLAY, driver)

@@ -107,9 +107,8 @@ impl Daemon {
             .core
             .apply(Owner::Attachment, &[Operation::RemovePort(id)])
             .await;
-        match self.worker.detach(id).await {
-            Ok(Some(driver)) => close(driver).await,
-            Ok(None) | Err(_) => {}
+        if let Ok(Some(driver)) = self.worker.detach(id).await {
+            close(driver).await;
         }
         // What an earlier daemon left, or one of whose start-up this is a part, has
         // no descriptor here.

@@ -29,7 +29,7 @@ pub enum Driver {
     /// A TAP: a pod's interface or the host's.
     Tap(TapPort),
     /// UDP sockets: the underlay.
-    Underlay(UdpUnderlay),
+    Underlay(Box<UdpUnderlay>),
 }
 
 /// What the control plane asks of a worker beside the channel.
@@ -37,7 +37,7 @@ enum Command {
     /// Serve this port from now on. A port of the same id is replaced, and given back.
     Attach(
         PortId,
-        Box<Driver>,
+        Driver,
         oneshot::Sender<io::Result<Option<Driver>>>,
     ),
     /// Serve it no longer, and give it back.
@@ -91,7 +91,7 @@ impl Worker {
     /// When the worker has ended or cannot wait for the port's descriptors.
     pub async fn attach(&self, port: PortId, driver: Driver) -> io::Result<Option<Driver>> {
         let (done, answer) = oneshot::channel();
-        self.send(Command::Attach(port, Box::new(driver), done))
+        self.send(Command::Attach(port, driver, done))
             .map_err(io::Error::other)?;
         answer.await.map_err(|_| io::Error::other(WorkerGone))?
     }

@@ -133,7 +133,7 @@ impl WorkerThread<'_> {
         loop {
             match self.inbox.commands.try_recv() {
                 Ok(Command::Attach(port, driver, done)) => {
-                    let result = self.attach(port, *driver);
+                    let result = self.attach(port, driver);
                     // Whoever asked may have given up; the port is served either way.
                     let _ = done.send(result);
                 }
