@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use culvert_core::MacAddr;
 use serde::{Deserialize, Serialize};
 
 /// A MAC address in the order of its bytes on the wire; as text `aa:bb:cc:dd:ee:ff`.
@@ -28,7 +29,7 @@ impl Mac {
 
     /// What makes the address unusable for an interface (group bit, all zero), or `None`.
     pub fn problem(self) -> Option<&'static str> {
-        if self.0[0] & 1 != 0 {
+        if MacAddr::from(self).is_group() {
             Some("is a multicast address")
         } else if self.0 == [0; 6] {
             Some("is all zero")
@@ -38,22 +39,21 @@ impl Mac {
     }
 }
 
-impl From<Mac> for culvert_core::MacAddr {
+impl From<Mac> for MacAddr {
     fn from(mac: Mac) -> Self {
-        culvert_core::MacAddr::new(mac.0)
+        MacAddr::new(mac.0)
     }
 }
 
-impl From<culvert_core::MacAddr> for Mac {
-    fn from(mac: culvert_core::MacAddr) -> Self {
+impl From<MacAddr> for Mac {
+    fn from(mac: MacAddr) -> Self {
         Mac(mac.bytes())
     }
 }
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        MacAddr::from(*self).fmt(f)
     }
 }
 
@@ -67,21 +67,8 @@ impl FromStr for Mac {
     type Err = MacError;
 
     fn from_str(text: &str) -> Result<Mac, MacError> {
-        let wrong = || MacError(text.to_owned());
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().ok_or_else(wrong)?;
-            let hex = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-            if !hex {
-                return Err(wrong());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        match parts.next() {
-            None => Ok(Mac(bytes)),
-            Some(_) => Err(wrong()),
-        }
+        let parsed = text.parse::<MacAddr>();
+        parsed.map(Mac::from).map_err(|_| MacError(text.to_owned()))
     }
 }
 

@@ -22,12 +22,7 @@ pub(super) fn run(
     };
 
     let packet = guard::admit(port, packet);
-    if ethernet.dst.is_group() {
-        return Err(DropReason::DestinationGroup.into());
-    }
-    if ethernet.dst != network.gateway_mac {
-        return Err(DropReason::DestinationMac.into());
-    }
+    guard::addressed(network, &ethernet)?;
     if local::is_for_gateway(network, &packet) {
         return local::ip(network, &ethernet, packet);
     }

@@ -36,6 +36,17 @@ pub(super) fn admit<'f, 'b>(port: &PortEntry, packet: Ip<'f, 'b, Parsed>) -> Ip<
     })
 }
 
+/// Lets only frames through that are addressed to the gateway.
+pub(super) fn addressed(network: &NetworkEntry, ethernet: &ethernet::Header) -> Result<(), Exit> {
+    if ethernet.dst.is_group() {
+        return Err(DropReason::DestinationGroup.into());
+    }
+    if ethernet.dst != network.gateway_mac {
+        return Err(DropReason::DestinationMac.into());
+    }
+    Ok(())
+}
+
 /// Source guard for a pod's ARP packet. The sender address may be 0.0.0.0, as
 /// in a probe (RFC 5227).
 pub(super) fn arp(

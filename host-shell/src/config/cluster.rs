@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use culvert_core::MacAddr;
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
@@ -150,7 +151,7 @@ impl Cluster {
         let nodes = &self.nodes;
         duplicates(nodes, |node| Some(node.name.clone()), "name", problems);
         duplicates(nodes, |node| Some(node.underlay), "underlay", problems);
-        duplicates(nodes, Node::vtep, "vtep_mac", problems);
+        duplicates(nodes, |node| Some(node.vtep()), "vtep_mac", problems);
         for (index, node) in nodes.iter().enumerate() {
             for other in &nodes[..index] {
                 if overlap(node.pods, other.pods) {
@@ -182,16 +183,10 @@ impl From<RawNode> for Node {
 }
 
 impl Node {
-    /// The MAC that peers will use for the node: given, or derived as `0a:63` and its address.
-    fn vtep(&self) -> Option<Mac> {
-        match (self.vtep_mac, self.underlay) {
-            (Some(mac), _) => Some(mac),
-            (None, IpAddr::V4(address)) => {
-                let [a, b, c, d] = address.octets();
-                Some(Mac([0x0a, 0x63, a, b, c, d]))
-            }
-            (None, IpAddr::V6(_)) => None,
-        }
+    /// The MAC address of the node's VTEP: its own if it is a foreign node, derived otherwise.
+    pub fn vtep(&self) -> Mac {
+        self.vtep_mac
+            .unwrap_or_else(|| MacAddr::vtep_for(self.underlay).into())
     }
 
     fn problems(&self, network: &Network) -> Vec<String> {

@@ -112,17 +112,14 @@ impl Daemon {
             routes: routes
                 .iter()
                 .filter(|route| route.gateway.is_some())
-                .filter_map(|route| {
-                    let dst = IpNet::new(route.destination.address, route.destination.length);
-                    Some(Route {
-                        dst: dst.ok()?,
-                        gw: route.gateway,
-                        mtu: None,
-                        advmss: None,
-                        priority: None,
-                        table: None,
-                        scope: None,
-                    })
+                .map(|route| Route {
+                    dst: route.destination,
+                    gw: route.gateway,
+                    mtu: None,
+                    advmss: None,
+                    priority: None,
+                    table: None,
+                    scope: None,
                 })
                 .collect(),
             ..CniResult::default()

@@ -41,14 +41,6 @@ pub(super) fn node_address(node: &Node) -> IpAddr {
     node.pods.network()
 }
 
-/// The VTEP MAC address of a node: its own if it is a foreign one, derived otherwise.
-pub(super) fn vtep_mac(node: &Node) -> MacAddr {
-    match node.vtep_mac {
-        Some(mac) => mac.into(),
-        None => MacAddr::vtep_for(node.underlay),
-    }
-}
-
 /// The peer id of a node: its place in the cluster file.
 fn peer_id(index: usize) -> Result<PeerId, ClusterError> {
     u16::try_from(index)
@@ -83,7 +75,7 @@ pub(super) fn operations(
             vni: Vni::new(network.vni)?,
             udp_port: network.udp_port,
             local: own.underlay,
-            vtep_mac: vtep_mac(own),
+            vtep_mac: own.vtep().into(),
             gateways: one(network.gateway),
             gateway_mac: network.gateway_mac.into(),
             node_address: node_address(own),
@@ -103,7 +95,7 @@ pub(super) fn operations(
             id: peer,
             network: NETWORK,
             underlay: node.underlay,
-            vtep_mac: vtep_mac(node),
+            vtep_mac: node.vtep().into(),
             node_addresses: one(node.underlay),
             accepts: EncapSet::of(&[Encap::Vxlan]),
         }));

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Daemon, StartError, cluster, start_error};
 use crate::dataplane::{Driver, TapPort};
 use crate::mac::Mac;
-use crate::netlink::{IpPrefix, NetlinkError, Route};
+use crate::netlink::{NetlinkError, Route};
 use crate::sys::tap::{Tap, TapError, TapOptions};
 
 /// What marks the host's device as culvert's.
@@ -55,11 +55,7 @@ impl Daemon {
         self.netlink.set_alias(name, ALIAS).await?;
         self.netlink.set_mac(name, mac.0).await?;
         self.netlink.set_mtu(name, self.pod_mtu).await?;
-        match self
-            .netlink
-            .add_address(name, IpPrefix::host(address))
-            .await
-        {
+        match self.netlink.add_address(name, IpNet::from(address)).await {
             Err(error) if !error.is_exists() => return Err(error),
             _ => {}
         }
@@ -78,7 +74,7 @@ impl Daemon {
     pub(super) fn host_routes(&self) -> [Route; 2] {
         let name = &self.config.device;
         let network = &self.config.cluster.network;
-        let gateway = IpPrefix::host(network.gateway);
+        let gateway = IpNet::from(network.gateway);
         let source = Some(cluster::node_address(&self.config.node));
         [
             Route {
@@ -88,7 +84,7 @@ impl Daemon {
             Route {
                 source,
                 onlink: true,
-                ..Route::via(prefix(network.prefix), network.gateway, name)
+                ..Route::via(network.prefix.trunc(), network.gateway, name)
             },
         ]
     }
@@ -104,13 +100,5 @@ impl Daemon {
         if let Ok(Some(driver)) = self.worker.detach(cluster::HOST).await {
             super::pod::close(driver).await;
         }
-    }
-}
-
-/// A prefix as the kernel's netlink takes it.
-fn prefix(net: IpNet) -> IpPrefix {
-    IpPrefix {
-        address: net.network(),
-        length: net.prefix_len(),
     }
 }

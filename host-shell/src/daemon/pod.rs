@@ -1,16 +1,17 @@
 //! A pod's device: a TAP that is the pod's own interface.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use culvert_core::PortId;
 use culvert_core::channel::{Operation, Owner};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{CoreError, Daemon, cluster};
 use crate::cni::{CniError, code};
 use crate::dataplane::{Driver, TapPort};
-use crate::netlink::{IpPrefix, Netlink, NetlinkError, Route};
+use crate::netlink::{Netlink, NetlinkError, Route};
 use crate::state::{Attachment, Key, NetnsId};
 use crate::sys::netns::{NetNs, NetNsError, NetNsId};
 use crate::sys::tap::{Tap, TapError, TapOptions};
@@ -70,7 +71,7 @@ impl Daemon {
         netlink.set_mac(name, attachment.mac.0).await?;
         netlink.set_mtu(name, self.pod_mtu).await?;
         for address in &attachment.addresses {
-            netlink.add_address(name, IpPrefix::host(*address)).await?;
+            netlink.add_address(name, IpNet::from(*address)).await?;
         }
         netlink.set_up(name).await?;
         for route in self.pod_routes(name) {
@@ -82,16 +83,12 @@ impl Daemon {
     /// To the gateway, and by it to everything.
     pub(super) fn pod_routes(&self, name: &str) -> [Route; 2] {
         let gateway = self.config.cluster.network.gateway;
-        let any = match gateway {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let everything = IpPrefix {
-            address: any,
-            length: 0,
+        let everything: IpNet = match gateway {
+            IpAddr::V4(_) => Ipv4Net::default().into(),
+            IpAddr::V6(_) => Ipv6Net::default().into(),
         };
         [
-            Route::on_link(IpPrefix::host(gateway), name),
+            Route::on_link(IpNet::from(gateway), name),
             Route::via(everything, gateway, name),
         ]
     }

@@ -35,11 +35,7 @@ pub enum Driver {
 /// What the control plane asks of a worker beside the channel.
 enum Command {
     /// Serve this port from now on. A port of the same id is replaced, and given back.
-    Attach(
-        PortId,
-        Driver,
-        oneshot::Sender<io::Result<Option<Driver>>>,
-    ),
+    Attach(PortId, Driver, oneshot::Sender<io::Result<Option<Driver>>>),
     /// Serve it no longer, and give it back.
     Detach(PortId, oneshot::Sender<Option<Driver>>),
     /// End the thread.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
-use super::{IpPrefix, Netlink, NetlinkError, failed, link_failed};
+use super::{Netlink, NetlinkError, failed, link_failed};
+use ipnet::IpNet;
 
 /// An address of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +53,14 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::NoSuchLink`]; `EEXIST` when the interface has it already
     /// ([`NetlinkError::is_exists`]); `EINVAL` for an impossible prefix length.
-    pub async fn add_address(&self, link: &str, prefix: IpPrefix) -> Result<(), NetlinkError> {
+    pub async fn add_address(&self, link: &str, prefix: IpNet) -> Result<(), NetlinkError> {
         let doing = || format!("add the address {prefix} to \"{link}\"");
         let index = self.index_of(link, doing).await?;
         let mut request = self
             .handle
             .address()
-            .add(index, prefix.address, prefix.length);
-        if prefix.address.is_ipv6() {
+            .add(index, prefix.addr(), prefix.prefix_len());
+        if prefix.addr().is_ipv6() {
             request.message_mut().header.flags = AddressHeaderFlags::Nodad;
         }
         request

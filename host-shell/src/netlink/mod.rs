@@ -4,9 +4,7 @@ mod address;
 mod link;
 mod route;
 
-use std::fmt;
 use std::io;
-use std::net::IpAddr;
 
 use rtnetlink::Handle;
 
@@ -75,31 +73,6 @@ impl NetlinkError {
     /// Whether what was to be added is there already.
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(libc::EEXIST)
-    }
-}
-
-/// An address and how many of its leading bits count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IpPrefix {
-    /// The address; the kernel refuses one with bits set behind the prefix.
-    pub address: IpAddr,
-    /// Number of leading bits: at most 32 for IPv4, 128 for IPv6.
-    pub length: u8,
-}
-
-impl IpPrefix {
-    /// The prefix of one address alone: /32 or /128.
-    pub fn host(address: IpAddr) -> Self {
-        Self {
-            address,
-            length: if address.is_ipv4() { 32 } else { 128 },
-        }
-    }
-}
-
-impl fmt::Display for IpPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
     }
 }
 

@@ -11,7 +11,8 @@ use rtnetlink::packet_route::route::{
     RouteType, RouteVia,
 };
 
-use super::{IpPrefix, Netlink, NetlinkError, failed};
+use super::{Netlink, NetlinkError, failed};
+use ipnet::IpNet;
 
 /// Who made a route, as `ip route` shows in "proto": by hand (`RTPROT_STATIC`).
 pub const PROTOCOL_STATIC: u8 = 4;
@@ -31,7 +32,7 @@ pub enum RouteScope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Where it leads to; length 0 is the default route.
-    pub destination: IpPrefix,
+    pub destination: IpNet,
     /// The interface.
     pub link: String,
     /// The next hop; `None` when the destination is on the link.
@@ -48,9 +49,9 @@ pub struct Route {
 
 impl Route {
     /// A static route to what is on the link itself.
-    pub fn on_link(destination: IpPrefix, link: &str) -> Self {
+    pub fn on_link(destination: IpNet, link: &str) -> Self {
         // IPv6 keeps no scope: the kernel always says "global".
-        let v4 = destination.address.is_ipv4();
+        let v4 = destination.addr().is_ipv4();
         Self {
             destination,
             link: link.to_owned(),
@@ -67,7 +68,7 @@ impl Route {
     }
 
     /// A static route over a gateway.
-    pub fn via(destination: IpPrefix, gateway: IpAddr, link: &str) -> Self {
+    pub fn via(destination: IpNet, gateway: IpAddr, link: &str) -> Self {
         Self {
             gateway: Some(gateway),
             scope: RouteScope::Global,
@@ -189,7 +190,7 @@ fn message_of(
     };
     let build = || {
         let mut builder = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(route.destination.address, route.destination.length)?
+            .destination_prefix(route.destination.addr(), route.destination.prefix_len())?
             .output_interface(index)
             .scope(scope)
             .protocol(RouteProtocol::from(route.protocol));
@@ -230,11 +231,11 @@ fn route_of(message: &RouteMessage, link: &str, index: u32) -> Option<Route> {
             _ => {}
         }
     }
-    (output == Some(index)).then(|| Route {
-        destination: IpPrefix {
-            address: destination,
-            length: header.destination_prefix_length,
-        },
+    if output != Some(index) {
+        return None;
+    }
+    Some(Route {
+        destination: IpNet::new(destination, header.destination_prefix_length).ok()?,
         link: link.to_owned(),
         gateway,
         onlink: header.flags.contains(RouteFlags::Onlink),

@@ -1,10 +1,9 @@
 //! Netlink requests, each checked against what iproute2 sees.
 
+use ipnet::IpNet;
 use std::net::IpAddr;
 
-use culvert_host::netlink::{
-    IpPrefix, Netlink, NetlinkError, OperState, Route, RouteScope, VxlanDevice,
-};
+use culvert_host::netlink::{Netlink, NetlinkError, OperState, Route, RouteScope, VxlanDevice};
 use culvert_host::sys::netns::NetNs;
 use culvert_host::sys::tap::{Tap, TapOptions};
 
@@ -18,12 +17,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn prefix(text: &str) -> IpPrefix {
-    let (address, length) = text.split_once('/').unwrap();
-    IpPrefix {
-        address: ip(address),
-        length: length.parse().unwrap(),
-    }
+fn prefix(text: &str) -> IpNet {
+    text.parse().unwrap()
 }
 
 #[tokio::test]
