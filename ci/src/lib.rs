@@ -1,1 +1,22 @@
-//! culvert-lab
+//! culvert-lab: networks of nodes and pods in namespaces of one machine, for the
+//! demo, the tests and the benches. Needs root; leaves nothing behind.
+
+pub mod blast;
+pub mod capture;
+mod culvert;
+pub mod demo;
+mod hold;
+mod kernel;
+mod lab;
+pub mod measure;
+mod plan;
+mod process;
+mod site;
+mod sweep;
+
+pub use hold::hold;
+pub use lab::{Lab, Pod, Service, UNDERLAY};
+pub use plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
+pub use process::{Output, ProcessId, run, wait_for};
+pub use site::tear_down_on_panic;
+pub use sweep::{Kept, Swept, namespaces_of, sweep};

@@ -1,0 +1,186 @@
+//! A node with culvert: its files, its daemon, and calls of the CNI plugin as a
+//! container runtime makes them.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::plan::{NetworkPlan, NodePlan};
+use crate::process::{Output, wait_for};
+use crate::site::Site;
+
+/// How long a daemon may take until it answers.
+const READY: Duration = Duration::from_secs(10);
+/// How long one call of the plugin or the command line may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// The directory with culvert's own programs: `CULVERT_BIN_DIR`, or where the
+/// running program lies.
+///
+/// # Errors
+/// When the running program's own path is unknown.
+pub(crate) fn bin_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("CULVERT_BIN_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    own_dir()
+}
+
+/// Where the lab's own program lies: beside the running one, or above it for a
+/// test, which cargo puts into `deps`.
+pub(crate) fn own_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("where is this program?")?;
+    let dir = own.parent().context("this program lies nowhere")?;
+    Ok(if dir.ends_with("deps") {
+        dir.join("..")
+    } else {
+        dir.to_owned()
+    })
+}
+
+/// A path of one of culvert's programs.
+pub(crate) fn program(name: &str) -> Result<String> {
+    let path = bin_dir()?.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is not there: build it with `cargo build --release`",
+            path.display()
+        );
+    }
+    Ok(path.display().to_string())
+}
+
+/// The files of one culvert node.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    pub(crate) fn new(site: &Site, node: &str) -> Self {
+        Self {
+            dir: site.dir().join(node),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join("run/culvertd.sock")
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.join("culvert.toml")
+    }
+
+    /// Writes both configuration files.
+    pub(crate) fn write(&self, network: &NetworkPlan, node: &NodePlan) -> Result<()> {
+        fs::create_dir_all(self.dir.join("run"))?;
+        fs::create_dir_all(self.dir.join("state"))?;
+        let dir = self.dir.display();
+        let config = format!(
+            "node = \"{}\"\ncluster = \"{dir}/cluster.toml\"\nrun_dir = \"{dir}/run\"\n\
+             state_dir = \"{dir}/state\"\n\n[host]\ndevice = \"culvert0\"\n",
+            node.name
+        );
+        fs::write(self.config(), config)?;
+        fs::write(self.dir.join("cluster.toml"), network.cluster_toml())?;
+        Ok(())
+    }
+}
+
+/// Starts the node's daemon and waits until it answers. Returns its pid.
+pub(crate) fn start_daemon(site: &Site, node: &str, log: &Path) -> Result<u32> {
+    let config = Files::new(site, node).config().display().to_string();
+    let pid = site.background(node, &[&program("culvertd")?, "--config", &config], log)?;
+    wait_for(&format!("culvertd on {node} ready"), READY, || {
+        if let Some(status) = site.ended(pid)? {
+            bail!(
+                "culvertd on {node} ended with {status}; its log:\n{}",
+                tail(log, 20)
+            );
+        }
+        Ok(ask(site, node, &["status"])?.status.success().then_some(()))
+    })?;
+    Ok(pid)
+}
+
+/// Calls `culvert` on the node.
+pub(crate) fn ask(site: &Site, node: &str, args: &[&str]) -> Result<Output> {
+    let socket = Files::new(site, node).socket().display().to_string();
+    let program = program("culvert")?;
+    let mut argv = vec![program.as_str(), "--socket", &socket];
+    argv.extend(args);
+    site.exec(node, &argv, &[], ("", CALL))
+}
+
+/// One container as the runtime knows it.
+pub(crate) struct Container<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) netns: &'a str,
+}
+
+/// Calls `culvert-cni` with `verb`, as a runtime does.
+pub(crate) fn cni(site: &Site, verb: &str, container: &Container<'_>) -> Result<Output> {
+    let plugin = program("culvert-cni")?;
+    let path = bin_dir()?.display().to_string();
+    let config = json!({
+        "cniVersion": "1.0.0",
+        "name": "culvert",
+        "type": "culvert-cni",
+        "socket": Files::new(site, container.node).socket(),
+    });
+    let env = [
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", container.id),
+        ("CNI_NETNS", container.netns),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", &path),
+    ];
+    site.exec(
+        container.node,
+        &[&plugin],
+        &env,
+        (&config.to_string(), CALL),
+    )
+}
+
+/// The result of an ADD, and the IPv4 address it gave.
+pub(crate) fn parse_result(text: &str) -> Result<(Value, Ipv4Addr)> {
+    let result: Value =
+        serde_json::from_str(text).with_context(|| format!("the CNI result is no JSON: {text}"))?;
+    let addresses = result["ips"]
+        .as_array()
+        .context("the CNI result has no `ips`")?;
+    let first = addresses
+        .iter()
+        .filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok())
+        .next();
+    let address = first.with_context(|| format!("the CNI result has no IPv4 address: {text}"))?;
+    Ok((result, address))
+}
+
+/// The last `lines` lines of a log.
+pub(crate) fn tail(log: &Path, lines: usize) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_ipv4_address_of_a_result_is_the_pods() {
+        let text = r#"{"ips":[{"address":"fd00::2/128"},{"address":"10.244.1.2/32"}]}"#;
+        assert_eq!(parse_result(text).unwrap().1, Ipv4Addr::new(10, 244, 1, 2));
+        for bad in ["", "{}", r#"{"ips":[]}"#, r#"{"ips":[{"address":"x"}]}"#] {
+            assert!(parse_result(bad).is_err(), "{bad}");
+        }
+    }
+}

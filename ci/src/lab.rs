@@ -1,0 +1,524 @@
+//! The lab: an underlay, nodes on it, pods on the nodes, each in a network
+//! namespace of its own, and all of it gone when the lab is dropped.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::culvert::{self, Container, Files};
+use crate::kernel;
+use crate::plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
+use crate::process::{Output, ProcessId, run, wait_for};
+use crate::site::{self, Site};
+use crate::sweep::{Kept, sweep};
+
+/// Name of the place that holds the underlay's bridge.
+pub const UNDERLAY: &str = "underlay";
+
+/// A pod of the lab.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Name, also of its place.
+    pub name: String,
+    /// The node it is on.
+    pub node: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The container's identity as the runtime gives it, 64 hex digits.
+    pub container: String,
+    /// What CNI ADD printed; `None` on a kernel node.
+    pub result: Option<Value>,
+}
+
+/// A running lab. Everything in it goes when it is dropped: in order, after a
+/// panic, after SIGINT, SIGTERM or SIGHUP; after SIGKILL by the next sweep.
+#[derive(Debug)]
+pub struct Lab {
+    site: Arc<Site>,
+    plan: Plan,
+    pods: Vec<Pod>,
+    daemons: BTreeMap<String, u32>,
+}
+
+impl Lab {
+    /// Builds the underlay and the nodes and starts their daemons; first sweeps
+    /// what dead labs left.
+    ///
+    /// # Errors
+    /// When the plan cannot be, this is not root, a tool is missing, or a
+    /// daemon does not come up. Nothing is left then.
+    pub fn new(plan: Plan) -> Result<Self> {
+        plan.check()?;
+        sweep(Kept::Leave)?;
+        let site = Site::open()?;
+        let mut lab = Self {
+            site,
+            plan,
+            pods: Vec::new(),
+            daemons: BTreeMap::new(),
+        };
+        lab.build()?;
+        Ok(lab)
+    }
+
+    fn build(&mut self) -> Result<()> {
+        self.site.add_namespace(UNDERLAY)?;
+        let bridge = format!(
+            "link add br0 mtu {} type bridge\nlink set br0 up\n",
+            self.plan.mtu
+        );
+        run(
+            &["ip", "-n", &self.site.namespace(UNDERLAY), "-batch", "-"],
+            &bridge,
+        )?;
+        for (network, node) in self.plan.nodes() {
+            self.build_node(network, node)?;
+        }
+        let culvert: Vec<String> = self
+            .plan
+            .nodes()
+            .filter(|(_, node)| node.kind == NodeKind::Culvert)
+            .map(|(_, node)| node.name.clone())
+            .collect();
+        culvert.iter().try_for_each(|node| self.start_daemon(node))
+    }
+
+    fn build_node(&self, network: &NetworkPlan, node: &NodePlan) -> Result<()> {
+        self.site.add_namespace(&node.name)?;
+        let (underlay, own) = (
+            self.site.namespace(UNDERLAY),
+            self.site.namespace(&node.name),
+        );
+        let (name, mtu) = (&node.name, self.plan.mtu);
+        let wire = format!(
+            "link add to-{name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {own}\n\
+             link set to-{name} master br0 up\n"
+        );
+        run(&["ip", "-n", &underlay, "-batch", "-"], &wire)?;
+        let address = format!(
+            "addr add {}/24 dev eth0\nlink set eth0 up\n",
+            node.underlay()
+        );
+        run(&["ip", "-n", &own, "-batch", "-"], &address)?;
+        // Loose reverse-path filter, systemd's default: a pod's packet to a node
+        // may come by the tunnel or by the underlay.
+        let set = "cd /proc/sys/net/ipv4; echo 1 > ip_forward; echo 2 > conf/all/rp_filter";
+        self.run(name, &["sh", "-ec", set])?;
+        match node.kind {
+            NodeKind::Kernel => kernel::configure(&own, network, node, self.plan.pod_mtu()),
+            NodeKind::Culvert => Files::new(&self.site, name).write(network, node),
+        }
+    }
+
+    /// What the lab was made from.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The name that the lab's namespaces begin with.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        self.site.tag()
+    }
+
+    /// The lab's directory: configurations, sockets, state, logs, captures.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.site.dir()
+    }
+
+    /// The network namespace of a node, a pod or [`UNDERLAY`].
+    #[must_use]
+    pub fn namespace(&self, place: &str) -> String {
+        self.site.namespace(place)
+    }
+
+    /// The pods in the order they were added.
+    #[must_use]
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// A node and its network.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn node(&self, name: &str) -> Result<(&NetworkPlan, &NodePlan)> {
+        let mut nodes = self.plan.nodes();
+        nodes
+            .find(|(_, node)| node.name == name)
+            .with_context(|| format!("no node `{name}` in the lab"))
+    }
+
+    /// A pod.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        let found = self.pods.iter().find(|pod| pod.name == name);
+        found.with_context(|| format!("no pod `{name}` in the lab"))
+    }
+
+    /// The MAC address of a node's end of the underlay.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn underlay_mac(&self, node: &str) -> Result<String> {
+        Ok(self
+            .run(node, &["cat", "/sys/class/net/eth0/address"])?
+            .stdout
+            .trim()
+            .to_owned())
+    }
+
+    /// Adds a pod to a node: by CNI ADD on a culvert node, by a veth and the
+    /// bridge on a kernel node.
+    ///
+    /// # Errors
+    /// When the name is taken, or what the plugin or `ip` said; the pod's
+    /// namespace is gone then.
+    pub fn add_pod(&mut self, node: &str, pod: &str) -> Result<Pod> {
+        check_name(pod)?;
+        let taken = self.pods.iter().any(|other| other.name == pod) || self.node(pod).is_ok();
+        ensure!(!taken, "`{pod}` is already a place in the lab");
+        self.site.add_namespace(pod)?;
+        match self.join_pod(node, pod) {
+            Ok(added) => {
+                self.pods.push(added.clone());
+                Ok(added)
+            }
+            Err(error) => {
+                self.site.delete_namespace(pod)?;
+                Err(error.context(format!("adding pod {pod} to {node}")))
+            }
+        }
+    }
+
+    fn join_pod(&self, node: &str, pod: &str) -> Result<Pod> {
+        let (network, plan) = self.node(node)?;
+        let mut made = Pod {
+            name: pod.to_owned(),
+            node: node.to_owned(),
+            address: Ipv4Addr::UNSPECIFIED,
+            container: container_id(self.tag(), pod),
+            result: None,
+        };
+        match plan.kind {
+            NodeKind::Culvert => {
+                let output = self.cni("ADD", &made)?.success()?;
+                let (result, address) = culvert::parse_result(&output.stdout)?;
+                (made.result, made.address) = (Some(result), address);
+            }
+            NodeKind::Kernel => {
+                let free = |host: &u8| {
+                    let address = network.address(plan, *host);
+                    !self.pods.iter().any(|other| other.address == address)
+                };
+                let host = (2..=254)
+                    .find(free)
+                    .context("no free address on the node")?;
+                made.address = network.address(plan, host);
+                let places = (self.namespace(node), self.namespace(pod));
+                let addresses = (made.address, network.address(plan, 1));
+                kernel::add_pod((&places.0, &places.1), pod, addresses, self.plan.pod_mtu())?;
+            }
+        }
+        Ok(made)
+    }
+
+    /// Calls `culvert-cni` for a pod, as a runtime does, and returns what it
+    /// answered, success or not.
+    ///
+    /// # Errors
+    /// When the plugin cannot be started or takes too long.
+    pub fn cni(&self, verb: &str, pod: &Pod) -> Result<Output> {
+        let netns = format!("/var/run/netns/{}", self.namespace(&pod.name));
+        let container = Container {
+            node: &pod.node,
+            id: &pod.container,
+            netns: &netns,
+        };
+        culvert::cni(&self.site, verb, &container)
+    }
+
+    /// Deletes a pod: CNI DEL and again CNI DEL (a runtime repeats it, and it
+    /// must succeed), then its namespace.
+    ///
+    /// # Errors
+    /// When there is no such pod, or what the plugin or `ip` said.
+    pub fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.pod(name)?.clone();
+        match self.node(&pod.node)?.1.kind {
+            NodeKind::Culvert => {
+                for time in ["first", "second"] {
+                    let answer = self.cni("DEL", &pod)?.success();
+                    answer.with_context(|| format!("{time} CNI DEL of {name}"))?;
+                }
+                let left = self.exec(
+                    name,
+                    &["ip", "link", "show", "eth0"],
+                    Duration::from_secs(5),
+                )?;
+                ensure!(
+                    !left.status.success(),
+                    "CNI DEL left eth0 in {name}: {}",
+                    left.stdout
+                );
+            }
+            NodeKind::Kernel => kernel::delete_pod(&self.namespace(&pod.node), name)?,
+        }
+        self.pods.retain(|other| other.name != name);
+        self.site.delete_namespace(name)
+    }
+
+    /// Calls `culvert` on a culvert node, for example with `["counters"]`.
+    ///
+    /// # Errors
+    /// When it cannot be started, takes too long or fails.
+    pub fn culvert(&self, node: &str, args: &[&str]) -> Result<Output> {
+        culvert::ask(&self.site, node, args)?.success()
+    }
+
+    /// The command line that asks a culvert node, to be followed by what to ask.
+    ///
+    /// # Errors
+    /// When the program is not built.
+    pub fn culvert_command(&self, node: &str) -> Result<String> {
+        let socket = Files::new(&self.site, node).socket();
+        Ok(format!(
+            "{} --socket {}",
+            culvert::program("culvert")?,
+            socket.display()
+        ))
+    }
+
+    /// Starts the daemon of a culvert node and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it runs already, or ends or is silent instead (with its log).
+    pub fn start_daemon(&mut self, node: &str) -> Result<()> {
+        ensure!(
+            !self.daemons.contains_key(node),
+            "culvertd on {node} runs already"
+        );
+        let pid = culvert::start_daemon(&self.site, node, &self.log(&format!("culvertd-{node}")))?;
+        self.daemons.insert(node.to_owned(), pid);
+        Ok(())
+    }
+
+    /// Ends the daemon of a culvert node with `signal`.
+    ///
+    /// # Errors
+    /// When it does not run, does not end in time, or, after SIGTERM, ends
+    /// with another status than 0.
+    pub fn stop_daemon(&mut self, node: &str, signal: Signal) -> Result<()> {
+        let pid = self
+            .daemons
+            .remove(node)
+            .with_context(|| format!("no culvertd runs on {node}"))?;
+        let status = self
+            .site
+            .end(pid, signal)
+            .with_context(|| format!("culvertd on {node}"))?;
+        if signal == Signal::SIGTERM && !status.success() {
+            bail!(
+                "culvertd on {node} ended with {status} after SIGTERM; its log:\n{}",
+                self.log_tails(20)
+            );
+        }
+        Ok(())
+    }
+
+    /// Names of the nodes whose daemon was started and not stopped.
+    #[must_use]
+    pub fn daemons(&self) -> Vec<String> {
+        self.daemons.keys().cloned().collect()
+    }
+
+    /// Runs a command in a place's namespace to its end or for `limit` at most.
+    ///
+    /// # Errors
+    /// When it cannot be started or takes too long (it is killed then). A
+    /// command that fails is no error here, see [`Output::success`].
+    pub fn exec(&self, place: &str, argv: &[&str], limit: Duration) -> Result<Output> {
+        self.site.exec(place, argv, &[], ("", limit))
+    }
+
+    /// Runs a short command in a place's namespace and demands that it succeeds.
+    ///
+    /// # Errors
+    /// When it fails or takes more than 20 s.
+    pub fn run(&self, place: &str, argv: &[&str]) -> Result<Output> {
+        self.exec(place, argv, Duration::from_secs(20))?.success()
+    }
+
+    /// Starts a command in the background and waits until `ready` is in what
+    /// it prints.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or does not print it within 10 s.
+    pub fn spawn(
+        &self,
+        place: &str,
+        argv: &[&str],
+        ready: impl Fn(&str) -> bool,
+    ) -> Result<Service> {
+        let number = SERVICES.fetch_add(1, Ordering::Relaxed);
+        let log = self.log(&format!("{place}-{number}"));
+        let pid = self.site.background(place, argv, &log)?;
+        let service = Service {
+            site: Arc::clone(&self.site),
+            pid: Some(pid),
+            log,
+        };
+        let name = format!("`{}` in {place} ready", argv.join(" "));
+        wait_for(&name, Duration::from_secs(10), || {
+            if ready(&service.printed()) {
+                return Ok(Some(()));
+            }
+            match self.site.ended(pid)? {
+                Some(status) => bail!("{name}: it ended with {status}: {}", service.printed()),
+                None => Ok(None),
+            }
+        })?;
+        Ok(service)
+    }
+
+    /// The last lines of every daemon's log, for a failure's report.
+    #[must_use]
+    pub fn log_tails(&self, lines: usize) -> String {
+        let culvert = self
+            .plan
+            .nodes()
+            .filter(|(_, node)| node.kind == NodeKind::Culvert);
+        let tails = culvert.map(|(_, node)| {
+            let name = format!("culvertd-{}", node.name);
+            format!("--- {name}\n{}\n", culvert::tail(&self.log(&name), lines))
+        });
+        tails.collect()
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir().join("logs").join(format!("{name}.log"))
+    }
+
+    /// The processes that the lab has started and that still run.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessId> {
+        self.site.processes()
+    }
+
+    /// Leaves the lab up when this process ends, for someone to look at.
+    ///
+    /// # Errors
+    /// When the lab's directory cannot be written.
+    pub fn keep(self) -> Result<()> {
+        self.site.keep()
+    }
+
+    /// Takes the lab down and says what did not go well, which a drop only prints.
+    ///
+    /// # Errors
+    /// What could not be cleared or did not end by itself.
+    pub fn take_down(self) -> Result<()> {
+        self.site.clear()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        site::leave_to_signal();
+        if std::thread::panicking() {
+            eprint!("{}", self.log_tails(20));
+        }
+        if let Err(error) = self.site.clear() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Numbers the log files of background commands.
+static SERVICES: AtomicU32 = AtomicU32::new(0);
+
+/// A command in the background; it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Service {
+    site: Arc<Site>,
+    pid: Option<u32>,
+    log: PathBuf,
+}
+
+impl Service {
+    /// What it has printed so far, output and errors together.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits for it to end by itself, successfully, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails or goes on for longer than `limit` (it is killed then).
+    pub fn finish(mut self, limit: Duration) -> Result<String> {
+        let pid = self.pid.context("it was ended already")?;
+        let status = self.site.wait(pid, limit)?;
+        self.pid = None;
+        ensure!(
+            status.success(),
+            "it ended with {status}: {}",
+            self.printed()
+        );
+        Ok(self.printed())
+    }
+
+    /// Ends it with `signal` and returns what it printed.
+    ///
+    /// # Errors
+    /// When it did not end in time and had to be killed.
+    pub fn stop(mut self, signal: Signal) -> Result<String> {
+        if let Some(pid) = self.pid.take() {
+            self.site.end(pid, signal)?;
+        }
+        Ok(self.printed())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid {
+            // With its lab taken down it is gone already.
+            let _ = self.site.end(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// A container identity of 64 hex digits, as containerd's are.
+fn container_id(tag: &str, pod: &str) -> String {
+    let bytes = format!("{tag}-{pod}").into_bytes();
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits:0<64.64}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::container_id;
+
+    #[test]
+    fn container_ids_are_as_long_as_containerds() {
+        let (one, other) = (
+            container_id("cvl1234567x12", "p1"),
+            container_id("cvl1234567x12", "p2"),
+        );
+        assert_eq!((one.len(), other.len()), (64, 64));
+        assert_ne!(one, other);
+    }
+}

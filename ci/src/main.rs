@@ -1,0 +1,111 @@
+//! `culvert-lab`: the demo, a sweep of what dead labs left, and the tools that
+//! the lab runs inside its namespaces.
+
+use std::net::SocketAddrV4;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use culvert_lab::{Kept, blast, demo, hold, sweep, tear_down_on_panic};
+use serde::Serialize;
+
+/// Networks of nodes and pods in namespaces of this machine, to try culvert.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build three nodes with two pods each, try everything, measure, take it down.
+    Demo {
+        /// Leave the lab up and print what to try.
+        #[arg(long)]
+        keep: bool,
+        /// Make all nodes plain Linux: tells a fault of the lab from one of culvert.
+        #[arg(long, hide = true)]
+        peer_only: bool,
+    },
+    /// Take down what dead labs and kept ones left.
+    Sweep,
+    /// Send the smallest datagrams.
+    #[command(hide = true)]
+    Blast {
+        target: SocketAddrV4,
+        #[arg(long)]
+        run: u32,
+        /// Datagrams a second; as fast as it goes without it.
+        #[arg(long)]
+        rate: Option<u64>,
+        #[arg(long)]
+        time_ms: u64,
+    },
+    /// Receive and count them.
+    #[command(hide = true)]
+    Sink {
+        at: SocketAddrV4,
+        #[arg(long)]
+        run: u32,
+        #[arg(long)]
+        limit_ms: u64,
+    },
+    /// Build a small lab, print its name, and wait (or panic): for the lab's own tests.
+    #[command(hide = true)]
+    Hold {
+        #[arg(long)]
+        panic: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    tear_down_on_panic();
+    match act(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("culvert-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Demo { keep, peer_only } => demo::run(demo::Options { keep, peer_only }),
+        Verb::Sweep => {
+            let swept = sweep(Kept::Take)?;
+            println!(
+                "{} labs swept: {} processes ended, {} namespaces deleted",
+                swept.labs.len(),
+                swept.processes,
+                swept.namespaces
+            );
+            Ok(())
+        }
+        Verb::Blast {
+            target,
+            run,
+            rate,
+            time_ms,
+        } => print_json(&blast::blast(
+            target,
+            run,
+            rate,
+            Duration::from_millis(time_ms),
+        )?),
+        Verb::Sink { at, run, limit_ms } => {
+            let limit = Duration::from_millis(limit_ms);
+            print_json(&blast::sink(at, run, limit, || {
+                println!("{}", blast::LISTENING)
+            })?)
+        }
+        Verb::Hold { panic } => hold(panic),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}

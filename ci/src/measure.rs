@@ -1,0 +1,346 @@
+//! Measurements between places of a lab: round trips, throughput, and the rate
+//! of the smallest datagrams.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::blast::{LISTENING, Seen, Sent, as_f64};
+use crate::culvert::own_dir;
+use crate::lab::Lab;
+
+/// Loss below which a rate counts as held.
+const LOSS: f64 = 0.01;
+/// How long each step of the search for a rate lasts, and how many there are.
+const STEP: Duration = Duration::from_millis(300);
+const STEPS: u32 = 6;
+
+/// Round trips of echo requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ping {
+    /// Requests sent.
+    pub sent: u32,
+    /// Answers that came.
+    pub received: u32,
+    /// Shortest round trip in milliseconds; 0 without an answer, as the next two.
+    pub min_ms: f64,
+    /// Mean round trip in milliseconds.
+    pub avg_ms: f64,
+    /// Longest round trip in milliseconds.
+    pub max_ms: f64,
+}
+
+/// One iperf3 run, as its receiver saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Throughput {
+    /// Gbit/s of payload that arrived.
+    pub gbits: f64,
+    /// Datagrams lost, in percent; 0 for TCP.
+    pub lost_percent: f64,
+    /// TCP segments sent again; 0 for UDP.
+    pub retransmits: u64,
+}
+
+/// What iperf3 sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// One TCP stream as fast as it goes.
+    Tcp,
+    /// One TCP stream at this many Mbit/s.
+    TcpAt(u32),
+    /// UDP at this many Mbit/s, in datagrams of 1,400 bytes.
+    Udp(u32),
+}
+
+/// One step of a search for a rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Datagrams a second that the source sent.
+    pub sent_pps: f64,
+    /// Datagrams a second that arrived.
+    pub received_pps: f64,
+    /// Counts of the sink.
+    pub seen: Seen,
+}
+
+impl Lab {
+    /// Sends `count` echo requests, 2 ms apart, from a place to an address.
+    ///
+    /// # Errors
+    /// When ping cannot run. Lost answers are no error.
+    pub fn ping(&self, from: &str, to: Ipv4Addr, count: u32) -> Result<Ping> {
+        let (count, to) = (count.to_string(), to.to_string());
+        let argv = ["ping", "-n", "-c", &count, "-i", "0.002", "-W", "1", &to];
+        let output = self.exec(from, &argv, Duration::from_secs(15))?;
+        parse_ping(&output.stdout)
+            .with_context(|| format!("`{}`: {}", output.command, output.stderr.trim()))
+    }
+
+    /// Runs iperf3 for `time` from a place to a server that it starts in another.
+    ///
+    /// # Errors
+    /// When iperf3 fails or is not done within 15 s more than `time`.
+    pub fn iperf(
+        &self,
+        from: &str,
+        (place, address): (&str, Ipv4Addr),
+        load: Load,
+        time: Duration,
+    ) -> Result<Throughput> {
+        let (port, address) = (next_port().to_string(), address.to_string());
+        let server = [
+            "iperf3",
+            "-s",
+            "-1",
+            "--forceflush",
+            "-B",
+            &address,
+            "-p",
+            &port,
+        ];
+        let server = self.spawn(place, &server, |printed| {
+            printed.contains("Server listening")
+        })?;
+        let (seconds, rate) = (time.as_secs_f64().to_string(), load.rate());
+        let mut argv = vec!["iperf3", "-J", "-c", &address, "-p", &port, "-t", &seconds];
+        if let Some(rate) = &rate {
+            argv.extend(["-b", rate]);
+        }
+        if matches!(load, Load::Udp(_)) {
+            argv.extend(["-u", "-l", "1400", "-w", "1M"]);
+        }
+        let output = self.exec(from, &argv, time + Duration::from_secs(15))?;
+        let what = || format!("`{}` in {from}: {}", output.command, server.printed());
+        let measured = parse_iperf(&output.stdout, load).with_context(what)?;
+        server.finish(Duration::from_secs(10))?;
+        Ok(measured)
+    }
+
+    /// Sends the smallest datagrams for `time` at `rate` a second (as fast as
+    /// it goes when `None`) from a place to a sink in another.
+    ///
+    /// # Errors
+    /// When the source or the sink fails.
+    pub fn blast(
+        &self,
+        from: &str,
+        (place, address): (&str, Ipv4Addr),
+        rate: Option<u64>,
+        time: Duration,
+    ) -> Result<Step> {
+        static RUN: AtomicU32 = AtomicU32::new(1);
+        let run = RUN.fetch_add(1, Ordering::Relaxed).to_string();
+        let tool = own_dir()?.join("culvert-lab").display().to_string();
+        let target = format!("{address}:{}", next_port());
+        let limit = (time.as_millis() + 8_000).to_string();
+        let sink = [&tool, "sink", &target, "--run", &run, "--limit-ms", &limit];
+        let sink = self.spawn(place, &sink, |printed| printed.contains(LISTENING))?;
+        let (time_ms, rate) = (
+            time.as_millis().to_string(),
+            rate.map(|rate| rate.to_string()),
+        );
+        let mut argv = vec![
+            tool.as_str(),
+            "blast",
+            &target,
+            "--run",
+            &run,
+            "--time-ms",
+            &time_ms,
+        ];
+        if let Some(rate) = &rate {
+            argv.extend(["--rate", rate]);
+        }
+        let output = self
+            .exec(from, &argv, time + Duration::from_secs(8))?
+            .success()?;
+        let sent: Sent = serde_json::from_str(&output.stdout).context("what the source printed")?;
+        let printed = sink.finish(Duration::from_secs(10))?;
+        let counts = printed.lines().last().unwrap_or_default();
+        let seen: Seen = serde_json::from_str(counts).context("what the sink printed")?;
+        ensure!(
+            seen.expected == sent.sent,
+            "the source sent {} and said {}",
+            sent.sent,
+            seen.expected
+        );
+        Ok(Step {
+            sent_pps: as_f64(sent.sent) / sent.seconds,
+            received_pps: as_f64(seen.received) / sent.seconds,
+            seen,
+        })
+    }
+
+    /// Looks for the highest rate of the smallest datagrams with a loss below
+    /// 1 %; returns what arrived a second at that rate.
+    ///
+    /// # Errors
+    /// When the source or the sink fails, or no step held its loss below 1 %.
+    pub fn highest_rate(&self, from: &str, to: (&str, Ipv4Addr)) -> Result<f64> {
+        let most = self.blast(from, to, None, STEP)?;
+        if most.seen.loss() < LOSS {
+            return Ok(most.received_pps);
+        }
+        let (mut low, mut high, mut best) = (0.0, most.sent_pps, None);
+        // What got through under overload is the best first guess.
+        let mut rate = most.received_pps.max(1_000.0).min(high);
+        for _ in 0..STEPS {
+            let step = self.blast(from, to, Some(whole(rate)), STEP)?;
+            if step.seen.loss() < LOSS {
+                low = rate;
+                best = Some(step.received_pps.max(best.unwrap_or(0.0)));
+            } else {
+                high = rate;
+            }
+            rate = (low + high) / 2.0;
+        }
+        best.with_context(|| {
+            format!("loss of 1 % and more at every rate down to {rate:.0} a second")
+        })
+    }
+
+    /// Whether a device of a place offloads: switches checksum and segmentation
+    /// of what it sends on or off.
+    ///
+    /// # Errors
+    /// What ethtool said.
+    pub fn offloads(&self, place: &str, device: &str, on: bool) -> Result<()> {
+        let state = if on { "on" } else { "off" };
+        self.run(
+            place,
+            &[
+                "ethtool", "-K", device, "tx", state, "tso", state, "gso", state,
+            ],
+        )?;
+        Ok(())
+    }
+}
+
+impl Load {
+    fn rate(self) -> Option<String> {
+        match self {
+            Self::Tcp => None,
+            Self::TcpAt(mbits) | Self::Udp(mbits) => Some(format!("{mbits}M")),
+        }
+    }
+}
+
+/// A port that no earlier measurement of this process used, so that nothing
+/// that comes late is counted.
+fn next_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000
+}
+
+/// A rate in whole datagrams, at least 1.
+fn whole(rate: f64) -> u64 {
+    // Through text: there is no lossless conversion from a float.
+    format!("{rate:.0}").parse().unwrap_or(1).max(1)
+}
+
+fn parse_ping(text: &str) -> Result<Ping> {
+    let counts = text
+        .lines()
+        .find(|line| line.contains("packets transmitted"));
+    let counts = counts.context("ping printed no statistics")?;
+    let number = |name: &str| {
+        let part = counts.split(',').find(|part| part.contains(name))?;
+        part.split_whitespace().next()?.parse::<u32>().ok()
+    };
+    let times = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rtt ")?.split_once("= "));
+    let times: Vec<f64> = times
+        .map(|(_, times)| {
+            times
+                .split(['/', ' '])
+                .filter_map(|time| time.parse().ok())
+                .collect()
+        })
+        .unwrap_or_default();
+    let time = |index: usize| times.get(index).copied().unwrap_or(0.0);
+    Ok(Ping {
+        sent: number("transmitted").context("no count of requests")?,
+        received: number("received").context("no count of answers")?,
+        min_ms: time(0),
+        avg_ms: time(1),
+        max_ms: time(2),
+    })
+}
+
+fn parse_iperf(text: &str, load: Load) -> Result<Throughput> {
+    let report: Value = serde_json::from_str(text).context("iperf3 printed no JSON")?;
+    if let Some(error) = report["error"].as_str() {
+        anyhow::bail!("iperf3: {error}");
+    }
+    let end = &report["end"];
+    // In iperf3 3.12 `sum` of a UDP run has the receiver's losses and the
+    // sender's bytes.
+    let (received, lost_percent) = match load {
+        Load::Tcp | Load::TcpAt(_) => (end["sum_received"]["bits_per_second"].as_f64(), Some(0.0)),
+        Load::Udp(_) => {
+            let lost = end["sum"]["lost_percent"].as_f64();
+            let sent = end["sum"]["bits_per_second"].as_f64();
+            (
+                sent.zip(lost)
+                    .map(|(sent, lost)| sent * (100.0 - lost) / 100.0),
+                lost,
+            )
+        }
+    };
+    Ok(Throughput {
+        gbits: received.context("iperf3 printed no rate")? / 1e9,
+        lost_percent: lost_percent.context("iperf3 printed no loss")?,
+        retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ping_statistics_are_read() {
+        let text = "PING\n\n--- 10.0.0.1 ping statistics ---\n\
+            5 packets transmitted, 4 received, +1 errors, 20% packet loss, time 8ms\n\
+            rtt min/avg/max/mdev = 0.031/0.052/0.099/0.012 ms, ipg/ewma 2.0/0.06 ms\n";
+        let want = Ping {
+            sent: 5,
+            received: 4,
+            min_ms: 0.031,
+            avg_ms: 0.052,
+            max_ms: 0.099,
+        };
+        assert_eq!(parse_ping(text).unwrap(), want);
+        let none = "3 packets transmitted, 0 received, 100% packet loss, time 20ms\n";
+        assert_eq!(parse_ping(none).unwrap().received, 0);
+        assert!(parse_ping("connect: Network is unreachable").is_err());
+    }
+
+    #[test]
+    fn iperf_reports_are_read() {
+        let tcp =
+            r#"{"end":{"sum_sent":{"retransmits":3},"sum_received":{"bits_per_second":2.5e9}}}"#;
+        let want = Throughput {
+            gbits: 2.5,
+            lost_percent: 0.0,
+            retransmits: 3,
+        };
+        assert_eq!(parse_iperf(tcp, Load::Tcp).unwrap(), want);
+        let udp = r#"{"end":{"sum":{"bits_per_second":1e8,"lost_percent":50.0}}}"#;
+        assert!((parse_iperf(udp, Load::Udp(100)).unwrap().gbits - 0.05).abs() < 1e-9);
+        let error = parse_iperf(r#"{"error":"unable to connect"}"#, Load::Tcp).unwrap_err();
+        assert!(error.to_string().contains("unable to connect"));
+        assert!(parse_iperf("{}", Load::Tcp).is_err());
+    }
+
+    #[test]
+    fn rates_are_whole_and_never_zero() {
+        assert_eq!(whole(0.2), 1);
+        assert_eq!(whole(350_000.4), 350_000);
+        assert_eq!(whole(f64::NAN), 1);
+    }
+}

@@ -1,0 +1,253 @@
+//! What a lab is made of, and every address that follows from it.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, ensure};
+
+/// What makes a node's pod network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// `culvertd` and `culvert-cni`.
+    Culvert,
+    /// The kernel's `vxlan` device and a bridge, as flannel configures them.
+    Kernel,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePlan {
+    /// Name, also of its namespace.
+    pub name: String,
+    /// What runs its pod network.
+    pub kind: NodeKind,
+    /// Last byte of its underlay address, third byte of its block; 1 to 254,
+    /// one of its own in the whole lab.
+    pub number: u8,
+}
+
+impl NodePlan {
+    /// A node.
+    #[must_use]
+    pub fn new(name: &str, kind: NodeKind, number: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            number,
+        }
+    }
+
+    /// The node's address on the underlay, a /24.
+    #[must_use]
+    pub fn underlay(&self) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, 77, self.number)
+    }
+
+    /// MAC address of the node's tunnel end. That of a culvert node is the one
+    /// that culvertd derives from the underlay address.
+    #[must_use]
+    pub fn vtep_mac(&self) -> String {
+        let first = match self.kind {
+            NodeKind::Culvert => "0a:63",
+            NodeKind::Kernel => "6e:6b",
+        };
+        let [a, b, c, d] = self.underlay().octets();
+        format!("{first}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    }
+}
+
+/// One pod network: a cluster of nodes with one VNI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPlan {
+    /// Name.
+    pub name: String,
+    /// Second byte of its prefix `10.<net>.0.0/16`, one of its own in the lab.
+    pub net: u8,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP port of the tunnel.
+    pub udp_port: u16,
+    /// Its nodes.
+    pub nodes: Vec<NodePlan>,
+}
+
+impl NetworkPlan {
+    /// Prefix of the whole network.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("10.{}.0.0/16", self.net)
+    }
+
+    /// Address number `host` in the block of `node`; 0 is the node's own
+    /// address in the pod network.
+    #[must_use]
+    pub fn address(&self, node: &NodePlan, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.net, node.number, host)
+    }
+
+    /// The block of addresses of the pods on `node`.
+    #[must_use]
+    pub fn block(&self, node: &NodePlan) -> String {
+        format!("{}/24", self.address(node, 0))
+    }
+
+    /// The cluster file that all culvert nodes of the network read.
+    #[must_use]
+    pub fn cluster_toml(&self) -> String {
+        let mut text = format!(
+            "[network]\nname = \"{}\"\nprefix = \"{}\"\nvni = {}\nudp_port = {}\n",
+            self.name,
+            self.prefix(),
+            self.vni,
+            self.udp_port
+        );
+        for node in &self.nodes {
+            text += &format!(
+                "\n[[node]]\nname = \"{}\"\nunderlay = \"{}\"\npods = \"{}\"\n",
+                node.name,
+                node.underlay(),
+                self.block(node)
+            );
+            if node.kind == NodeKind::Kernel {
+                text += &format!("vtep_mac = \"{}\"\n", node.vtep_mac());
+            }
+        }
+        text
+    }
+}
+
+/// A whole lab: networks of nodes on one underlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// MTU of the underlay in bytes.
+    pub mtu: u32,
+    /// The pod networks.
+    pub networks: Vec<NetworkPlan>,
+}
+
+impl Plan {
+    /// Bytes that VXLAN over IPv4 takes from the underlay's MTU.
+    pub const OVERHEAD: u32 = 50;
+
+    /// MTU that is left for the pods, in bytes.
+    #[must_use]
+    pub fn pod_mtu(&self) -> u32 {
+        self.mtu.saturating_sub(Self::OVERHEAD)
+    }
+
+    /// Every node with its network.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NetworkPlan, &NodePlan)> {
+        self.networks
+            .iter()
+            .flat_map(|network| network.nodes.iter().map(move |node| (network, node)))
+    }
+
+    /// Whether the lab can be built.
+    ///
+    /// # Errors
+    /// Names what is out of range or there twice.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            (576..=65535).contains(&self.mtu),
+            "underlay MTU {} is not in 576..=65535",
+            self.mtu
+        );
+        let mut seen: Vec<&NodePlan> = Vec::new();
+        for (_, node) in self.nodes() {
+            check_name(&node.name)?;
+            ensure!(
+                (1..=254).contains(&node.number),
+                "{}: number {} is not in 1..=254",
+                node.name,
+                node.number
+            );
+            let twin = seen
+                .iter()
+                .find(|other| other.name == node.name || other.number == node.number);
+            ensure!(
+                twin.is_none(),
+                "two nodes are called {} or have number {}",
+                node.name,
+                node.number
+            );
+            seen.push(node);
+        }
+        let mut nets: Vec<u8> = self.networks.iter().map(|network| network.net).collect();
+        nets.sort_unstable();
+        ensure!(
+            nets.windows(2).all(|pair| pair[0] != pair[1]),
+            "two networks have the same prefix"
+        );
+        Ok(())
+    }
+}
+
+/// Whether a place can have this name: it becomes part of interface names,
+/// which have at most 15 characters.
+///
+/// # Errors
+/// Says what a name may be.
+pub fn check_name(name: &str) -> Result<()> {
+    let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    ensure!(
+        (1..=8).contains(&name.len()) && name.bytes().all(fine) && name != "underlay",
+        "`{name}` cannot be a node's or pod's name: 1 to 8 of a-z and 0-9, not `underlay`"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(nodes: Vec<NodePlan>) -> Plan {
+        let network = NetworkPlan {
+            name: "pods".into(),
+            net: 244,
+            vni: 1,
+            udp_port: 8472,
+            nodes,
+        };
+        Plan {
+            mtu: 1500,
+            networks: vec![network],
+        }
+    }
+
+    #[test]
+    fn the_cluster_file_names_foreign_tunnel_ends_only() {
+        let plan = plan(vec![
+            NodePlan::new("n1", NodeKind::Culvert, 1),
+            NodePlan::new("n3", NodeKind::Kernel, 3),
+        ]);
+        plan.check().unwrap();
+        let text = plan.networks[0].cluster_toml();
+        assert_eq!(text.matches("vtep_mac").count(), 1);
+        assert!(
+            text.ends_with("pods = \"10.244.3.0/24\"\nvtep_mac = \"6e:6b:c0:a8:4d:03\"\n"),
+            "{text}"
+        );
+        assert_eq!(plan.networks[0].nodes[0].vtep_mac(), "0a:63:c0:a8:4d:01");
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_named() {
+        let kernel = |name, number| NodePlan::new(name, NodeKind::Kernel, number);
+        for (nodes, said) in [
+            (vec![kernel("n1", 1), kernel("n1", 2)], "two nodes"),
+            (vec![kernel("n1", 1), kernel("n2", 1)], "two nodes"),
+            (vec![kernel("n1", 0)], "number 0"),
+            (vec![kernel("underlay", 1)], "underlay"),
+            (vec![kernel("Node", 1)], "Node"),
+            (vec![kernel("n123456789", 1)], "n123456789"),
+            (vec![kernel("", 1)], "``"),
+        ] {
+            let error = plan(nodes).check().unwrap_err().to_string();
+            assert!(error.contains(said), "{said}: {error}");
+        }
+        let low = Plan {
+            mtu: 100,
+            ..plan(vec![])
+        };
+        assert!(low.check().unwrap_err().to_string().contains("MTU 100"));
+    }
+}
