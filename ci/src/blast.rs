@@ -143,7 +143,7 @@ pub fn blast(target: SocketAddrV4, run: u32, rate: Option<u64>, time: Duration) 
 
 /// How many datagrams are due after `elapsed` at `rate` a second.
 fn due(rate: u64, elapsed: Duration) -> u64 {
-    let nanos = u128::from(rate) * elapsed.as_nanos() / 1_000_000_000;
+    let nanos = u128::from(rate).saturating_mul(elapsed.as_nanos()) / 1_000_000_000;
     u64::try_from(nanos).unwrap_or(u64::MAX)
 }
 
