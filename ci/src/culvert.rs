@@ -127,11 +127,13 @@ pub(crate) struct Container<'a> {
 pub(crate) fn cni(site: &Site, verb: &str, container: &Container<'_>) -> Result<Output> {
     let plugin = program("culvert-cni")?;
     let path = bin_dir()?.display().to_string();
+    let dir = Files::new(site, container.node).dir;
     let config = json!({
         "cniVersion": "1.0.0",
         "name": "culvert",
         "type": "culvert-cni",
-        "socket": Files::new(site, container.node).socket(),
+        "runDir": dir.join("run"),
+        "stateDir": dir.join("state"),
     });
     let env = [
         ("CNI_COMMAND", verb),
