@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use culvert_lab::{Kept, Lab, ProcessId, namespaces_of, run, sweep, wait_for};
+use culvert_lab::{Kept, ProcessId, namespaces_of, run, sweep, wait_for};
 
 mod common;
 

@@ -72,10 +72,12 @@ fn source_and_sink_agree() {
 #[test]
 fn the_sink_sees_what_the_wire_loses() {
     let lab = common::kernel_lab();
-    // The wire is cut for a quarter of the time.
-    let cut = "sleep 0.3; ip link set to-n1 down; sleep 0.25; ip link set to-n1 up; sleep 1";
-    let cutting = lab.spawn("underlay", &["sh", "-c", cut], |_| true).unwrap();
     let target = ("p2", lab.pod("p2").unwrap().address);
+    // The node on the way drops everything for a quarter of the time.
+    let hole = format!("route add blackhole {}/32", target.1);
+    let undo = hole.replace("add", "del");
+    let cut = format!("sleep 0.3; ip {hole}; sleep 0.25; ip {undo}");
+    let cutting = lab.spawn("n1", &["sh", "-ec", &cut], |_| true).unwrap();
     let step = lab
         .blast("p1", target, Some(5_000), Duration::from_secs(1))
         .unwrap();

@@ -3,7 +3,7 @@
 use culvert_lab::{Lab, NetworkPlan, NodeKind, NodePlan, Plan};
 
 /// A plan of one network with these nodes.
-pub fn plan(nodes: &[(&str, NodeKind, u8)]) -> Plan {
+pub(crate) fn plan(nodes: &[(&str, NodeKind, u8)]) -> Plan {
     let nodes = nodes
         .iter()
         .map(|(name, kind, number)| NodePlan::new(name, *kind, *number))
@@ -26,7 +26,7 @@ pub fn plan(nodes: &[(&str, NodeKind, u8)]) -> Plan {
     dead_code,
     reason = "each test program is compiled with this on its own"
 )]
-pub fn kernel_lab() -> Lab {
+pub(crate) fn kernel_lab() -> Lab {
     let kinds = [("n1", NodeKind::Kernel, 1), ("n2", NodeKind::Kernel, 2)];
     let mut lab = Lab::new(plan(&kinds)).unwrap();
     lab.add_pod("n1", "p1").unwrap();
