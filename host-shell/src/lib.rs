@@ -1,4 +1,10 @@
-//! culvert-host
+//! culvert on Linux: the daemon `culvertd`, the CNI plugin `culvert-cni` and the
+//! command line `culvert`.
+//!
+//! - [`daemon`] is the control plane, [`dataplane`] the worker around the packet core.
+//! - [`config`], [`cni`], [`api`], [`spool`], [`state`] and [`ipam`] are what comes
+//!   in from people and runtimes, and what outlives the process.
+//! - [`netlink`], [`sys`] and [`whois`] talk to the kernel; all `unsafe` is in [`sys`].
 
 pub mod api;
 pub mod cni;

@@ -1,7 +1,7 @@
 //! culvertd: the control plane.
 //!
 //! It owns the devices, the database and the intent; the packets are the
-//! worker's. What the core forwards by changes through [`Core`] only.
+//! worker's. What the core forwards by changes through its control channel only.
 
 mod add;
 mod check;
@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::{self, CniRequest, Handler, Reply, Request};
 use crate::cni::{CniError, Command, NetConf, code};
 use crate::config::Config;
-use crate::dataplane::{Driver, UdpUnderlay, Worker};
+use crate::dataplane::{Driver, UdpUnderlay, Worker, WorkerEnded};
 use crate::ipam::Pool;
 use crate::netlink::{Netlink, UnderlayLink};
 use crate::state::{StateError, Store};
@@ -65,7 +65,7 @@ pub struct Daemon {
     started: Instant,
 }
 
-/// Runs the daemon with this configuration file until SIGTERM or SIGINT.
+/// Runs the daemon with this configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// [`StartError`] in words; nothing that was made on the way stays.
@@ -73,7 +73,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(start_error)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(start_error)?;
     let listener = api::bind(&config.run_dir).map_err(start_error)?;
-    let daemon = Arc::new(Daemon::start(config).await?);
+    let (daemon, ended) = Daemon::start(config).await?;
+    let daemon = Arc::new(daemon);
     daemon.restore().await?;
     daemon.carry_out_spool().await;
     tracing::info!(
@@ -87,6 +88,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         served = api::serve(listener, Arc::clone(&daemon)) => served.map_err(start_error)?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = ended => {
+            let why = "the data-plane worker has ended and nothing is forwarded; see the log above";
+            return Err(StartError(why.to_owned()));
+        }
     }
     tracing::info!("stopping");
     daemon.stop().await;
@@ -95,14 +100,15 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 
 impl Daemon {
     /// Builds everything but the pods that were there before.
-    async fn start(config: Config) -> Result<Daemon, StartError> {
+    /// Also returns what resolves when the worker ends.
+    async fn start(config: Config) -> Result<(Daemon, WorkerEnded), StartError> {
         let store = open_store(&config)?;
         let host_ns = NetNs::current().map_err(start_error)?;
         let netlink = Netlink::connect(None).map_err(start_error)?;
         let underlay = underlay_link(&config, &netlink).await?;
         let pod_mtu = pod_mtu(&config, &underlay)?;
         let sockets = bind_underlay(&config).await?;
-        let (worker, channel) = Worker::start().map_err(start_error)?;
+        let (worker, channel, ended) = Worker::start().map_err(start_error)?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);
         let (core, _) = Core::hello(channel, epoch).await.map_err(start_error)?;
@@ -128,7 +134,7 @@ impl Daemon {
             .attach(cluster::UNDERLAY, driver)
             .await
             .map_err(start_error)?;
-        Ok(daemon)
+        Ok((daemon, ended))
     }
 
     async fn program_cluster(&self) -> Result<(), StartError> {

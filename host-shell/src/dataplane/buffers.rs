@@ -79,7 +79,7 @@ impl<'i> Inbound<'i> {
     /// The next slot; `None` when the batch is full. The frame belongs at
     /// [`Frame::HEADROOM`]; a device's header may stand in front of it.
     pub(super) fn slot(&mut self) -> Option<&'i mut [u8]> {
-        self.slots.next()
+        self.slots.next()?.get_mut(..Frame::HEADROOM + LARGEST)
     }
 
     /// All slots that are left, each from where its frame belongs.

@@ -3,7 +3,7 @@
 //! A worker runs to completion: it takes a batch of frames from a ready port,
 //! lets the core decide, sends what is to be sent, and only then looks at the
 //! next port. Its tables change through the control channel and nothing else;
-//! descriptors, which cannot travel there, come beside it as [`Command`]s.
+//! descriptors, which cannot travel there, come beside it.
 
 mod buffers;
 mod control;
@@ -42,6 +42,13 @@ enum Command {
     Stop,
 }
 
+/// Resolves, with an error, when the worker's thread ends for whatever reason.
+pub type WorkerEnded = oneshot::Receiver<Never>;
+
+/// There is no such value.
+#[derive(Debug)]
+pub enum Never {}
+
 /// The worker has ended; nothing is forwarded any more.
 #[derive(Debug, thiserror::Error)]
 #[error("the data-plane worker has ended")]
@@ -56,11 +63,11 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a worker with empty tables. Returns the shell's end of its control
-    /// channel too (non-blocking).
+    /// channel too (non-blocking), and what resolves when the thread has ended.
     ///
     /// # Errors
     /// When the kernel gives no thread, socket pair, epoll or event descriptor.
-    pub fn start() -> io::Result<(Worker, UnixStream)> {
+    pub fn start() -> io::Result<(Worker, UnixStream, WorkerEnded)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
@@ -72,13 +79,14 @@ impl Worker {
             commands: receiver,
             wake: Arc::clone(&wake),
         };
-        worker::spawn(theirs, inbox, Arc::clone(&counters))?;
+        let (alive, ended) = oneshot::channel();
+        worker::spawn(theirs, inbox, Arc::clone(&counters), alive)?;
         let worker = Worker {
             commands,
             wake,
             counters,
         };
-        Ok((worker, ours))
+        Ok((worker, ours, ended))
     }
 
     /// Hands a port to the worker; returns a port that had the id before.

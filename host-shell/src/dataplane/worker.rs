@@ -11,11 +11,12 @@ use std::time::Instant as Clock;
 use culvert_core::{Fate, Gateway, Host, Instant, Originated, Packet, PortId};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
+use tokio::sync::oneshot;
 use zerocopy::FromZeros;
 
 use super::buffers::{BATCH, Buffers};
 use super::control::ControlEnd;
-use super::{Command, Driver, ShellCounter, ShellCounters};
+use super::{Command, Driver, Never, ShellCounter, ShellCounters};
 
 /// Batches taken from one port before the others have their turn.
 const TURNS: usize = 4;
@@ -38,6 +39,7 @@ pub(super) fn spawn(
     control: UnixStream,
     inbox: Inbox,
     counters: Arc<ShellCounters>,
+    alive: oneshot::Sender<Never>,
 ) -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let control = ControlEnd::new(control);
@@ -50,6 +52,8 @@ pub(super) fn spawn(
         EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_WAKE),
     )?;
     let run = move || {
+        // Dropped at the end, be it a panic: that is how the control plane learns of it.
+        let _alive = alive;
         // Zeroed by the allocator, page by page as it is touched; never on a stack.
         let mut storage = match Host::new_box_zeroed() {
             Ok(storage) => storage,
@@ -99,7 +103,11 @@ impl WorkerThread<'_> {
             };
             for event in &events[..ready] {
                 match event.data() {
-                    TOKEN_CONTROL => self.serve_control()?,
+                    TOKEN_CONTROL => match self.serve_control() {
+                        // The control plane is gone: so is whoever owns the devices.
+                        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                        served => served?,
+                    },
                     TOKEN_WAKE => {
                         if !self.carry_out_commands() {
                             return Ok(());
