@@ -1,6 +1,8 @@
 //! CNI ADD: validate → record intent with the lease → device → core → commit → answer.
 //!
-//! An error undoes the steps in reverse.
+//! An error undoes the steps in reverse. Nothing is announced by gratuitous ARP:
+//! pods and host know the gateway's MAC address only, so no neighbor can hold an
+//! old one of the pod's.
 
 use ipnet::IpNet;
 
