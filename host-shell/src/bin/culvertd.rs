@@ -1,11 +1,14 @@
 //! The daemon.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use culvert_host::daemon;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// culvert's daemon: forwards the packets of this node's pods.
 #[derive(Parser)]
@@ -28,14 +31,17 @@ fn main() -> ExitCode {
     if arguments.check {
         return ExitCode::SUCCESS;
     }
-    let filter = match EnvFilter::try_new(&config.log) {
+    let filter = match config.log.parse::<Targets>() {
         Ok(filter) => filter,
         Err(error) => return fail(&format!("log = {:?}: {error}", config.log)),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

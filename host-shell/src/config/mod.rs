@@ -56,7 +56,7 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Directory of database and spool.
     pub state_dir: PathBuf,
-    /// What to log, in the language of tracing-subscriber's `EnvFilter`.
+    /// What to log, in the language of tracing-subscriber's `Targets`: a level such as `info`, or `info,culvert_host=debug`.
     pub log: String,
     /// Name of the TAP in the node's own namespace.
     pub device: String,
@@ -169,7 +169,7 @@ impl File {
             problems
                 .push("host.device \"lo\" is the loopback device; choose a name of its own".into());
         }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
+        if let Err(error) = self.log.parse::<tracing_subscriber::filter::Targets>() {
             problems.push(format!(
                 "log {:?} is no log filter (try \"info\"): {error}",
                 self.log
