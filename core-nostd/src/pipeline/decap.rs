@@ -75,7 +75,10 @@ pub(super) fn restore_offload<'f, 'b>(
     let mtu = tables.port(network.underlay).map_or(0, |port| {
         port.mtu.saturating_sub(deliver::VXLAN_OVERHEAD_V4)
     });
-    if header.protocol == ipv4::TCP && header.total_len > mtu {
+    let unfinished = l4::is_unfinished(&header, packet.payload());
+    let oversize = header.protocol == ipv4::TCP && header.total_len > mtu;
+    // One that is neither finished nor unfinished is wrong, and must stay so.
+    if oversize && (unfinished || l4::is_valid(&header, packet.payload())) {
         let tcp = l4::tcp_header_len(packet.payload()).ok_or(DropReason::BadOffload)?;
         let headers = u16::from(header.header_len) + u16::from(tcp);
         let size = mtu.checked_sub(headers).filter(|size| *size > 0);
@@ -84,7 +87,7 @@ pub(super) fn restore_offload<'f, 'b>(
         packet.frame.segmentation = Segmentation::TcpV4 {
             size: size.ok_or(DropReason::BadOffload)?,
         };
-    } else if l4::is_unfinished(&header, packet.payload()) {
+    } else if unfinished {
         packet.frame.checksum = partial;
     }
     Ok(packet)

@@ -92,7 +92,7 @@ fn rewrite_macs(packet: &mut Ip<'_, '_, Ready>, dst: MacAddr, src: MacAddr) -> R
 }
 
 /// Finishes what the device left undone: sockets carry no such mark.
-fn finish_checksum(packet: &mut Ip<'_, '_, Ready>) -> Result<(), Exit> {
+pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit> {
     if packet.frame.segmentation != Segmentation::None {
         return Err(DropReason::SuperFrame.into());
     }
@@ -100,11 +100,7 @@ fn finish_checksum(packet: &mut Ip<'_, '_, Ready>) -> Result<(), Exit> {
         return Ok(());
     };
     let udp = packet.header.protocol == ipv4::UDP;
-    let first = ethernet::HEADER_LEN + usize::from(packet.header.header_len);
-    let start = usize::from(start);
-    // Within the IP header it would destroy what was just checked.
-    let bytes = packet.frame.bytes_mut().get_mut(start..);
-    let bytes = bytes.filter(|_| start >= first);
+    let bytes = packet.frame.bytes_mut().get_mut(usize::from(start)..);
     bytes
         .and_then(|bytes| l4::finish(bytes, offset, udp))
         .ok_or(DropReason::BadOffload)?;

@@ -37,18 +37,19 @@ pub(super) fn is_tunnel(packet: &Ip<'_, '_, Routed>) -> bool {
     matches!(packet.state.hop, Hop::Vxlan { .. })
 }
 
-/// Length of the IP packet, or of each packet that a super-frame stands for.
+/// Length of the IP packet, or of the largest that a super-frame stands for.
 fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
-    let header = u32::from(packet.header.header_len);
-    match packet.frame.segmentation {
-        Segmentation::None => Ok(u32::from(packet.header.total_len)),
-        Segmentation::TcpV4 { size } if packet.header.protocol == ipv4::TCP => {
-            let tcp = l4::tcp_header_len(packet.payload()).ok_or(DropReason::BadOffload)?;
-            Ok(header + u32::from(tcp) + u32::from(size))
-        }
-        Segmentation::Udp { size } if packet.header.protocol == ipv4::UDP => {
-            Ok(header + 8 + u32::from(size))
-        }
-        _ => Err(DropReason::BadOffload.into()),
-    }
+    let header = &packet.header;
+    let total_len = u32::from(header.total_len);
+    let (l4, size) = match (packet.frame.segmentation, header.protocol) {
+        (Segmentation::None, _) => return Ok(total_len),
+        (Segmentation::TcpV4 { size }, ipv4::TCP) => (l4::tcp_header_len(packet.payload()), size),
+        (Segmentation::Udp { size }, ipv4::UDP) => (Some(l4::UDP_HEADER_LEN), size),
+        _ => (None, 0),
+    };
+    // Fragments are cut already, and segments of nothing have no end.
+    let l4 = l4.filter(|_| size > 0 && !header.is_fragment());
+    let l4 = l4.ok_or(DropReason::BadOffload)?;
+    let segment = u32::from(header.header_len) + u32::from(l4) + u32::from(size);
+    Ok(segment.min(total_len))
 }

@@ -2,17 +2,17 @@
 
 use core::net::IpAddr;
 
-use super::{Admitted, Exit, Ip};
+use super::{Admitted, Exit, Ip, deliver};
 use crate::tables::entry::NetworkEntry;
 use crate::wire::{arp, ethernet, icmpv4, ipv4};
-use crate::{DropReason, Fate, Frame};
+use crate::{Checksum, DropReason, Fate, Frame, Segmentation};
 
 /// TTL of the gateway's own packets.
 pub(super) const TTL: u8 = 64;
 
-/// ARP proxy: the gateway answers for its own addresses with its own MAC
-/// address. A probe (sender 0.0.0.0) and a gratuitous ARP ask for the sender's
-/// own address and are never answered; replies change nothing.
+/// ARP proxy: the gateway answers for its own addresses, probes (RFC 5227) for
+/// them included, with its own MAC address, and for no others. Gratuitous ARP
+/// and replies change nothing.
 pub(super) fn arp(
     network: &NetworkEntry,
     frame: &mut Frame<'_>,
@@ -44,6 +44,10 @@ pub(super) fn arp(
     ethernet.emit(header);
     reply.emit(rest.first_chunk_mut().ok_or(DropReason::ArpMalformed)?);
     frame.truncate(ethernet::HEADER_LEN + arp::PACKET_LEN);
+    // These were the request's, and nothing of them fits an ARP packet.
+    frame.checksum = Checksum::None;
+    frame.segmentation = Segmentation::None;
+    frame.outer = None;
     Ok(Fate::Reply)
 }
 
@@ -64,6 +68,10 @@ pub(super) fn ip(
     };
     let header_len = usize::from(packet.header.header_len);
     let echo = packet.header.protocol == ipv4::ICMP && !packet.header.is_fragment();
+    if echo {
+        // The reply's checksum is made from the request's.
+        deliver::finish_checksum(&mut packet)?;
+    }
     let message = packet.packet_mut().get_mut(header_len..);
     let answered = message.filter(|_| echo).and_then(icmpv4::reply_to_echo);
     if answered.is_none() {
@@ -83,5 +91,6 @@ pub(super) fn ip(
     if let Some(bytes) = packet.frame.bytes_mut().first_chunk_mut() {
         reply.emit(bytes);
     }
+    packet.frame.outer = None;
     Ok(Fate::Reply)
 }

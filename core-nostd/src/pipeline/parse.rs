@@ -1,8 +1,8 @@
 //! Parsing: from bytes to a packet whose header and lengths are right.
 
 use super::{Exit, Ip, Parsed};
-use crate::wire::{arp, ethernet, ipv4};
-use crate::{DropReason, Frame};
+use crate::wire::{arp, ethernet, ipv4, l4};
+use crate::{Checksum, DropReason, Frame};
 
 /// What a frame holds.
 pub(super) enum Kind<'f, 'b> {
@@ -41,9 +41,31 @@ pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>,
         ipv4::Error::Checksum => DropReason::Ipv4Checksum,
     })?;
     frame.truncate(ethernet::HEADER_LEN + usize::from(header.total_len));
+    check_checksum_mark(frame, &header)?;
     Ok(Ip {
         frame,
         header,
         state: Parsed,
     })
+}
+
+/// Refuses an unfinished checksum that lies outside the packet or within what
+/// the guards look at, the IP header and the ports: whoever finishes it later
+/// would write a source address or a tunnel's port that nobody has checked. A
+/// pod with CAP_NET_RAW can mark any place (PACKET_VNET_HDR).
+fn check_checksum_mark(frame: &Frame<'_>, header: &ipv4::Header) -> Result<(), Exit> {
+    let Checksum::Partial { start, offset } = frame.checksum else {
+        return Ok(());
+    };
+    let payload = ethernet::HEADER_LEN + usize::from(header.header_len);
+    let ports = match header.protocol {
+        ipv4::TCP | ipv4::UDP => l4::PORTS_LEN,
+        _ => 0,
+    };
+    let start = usize::from(start);
+    let field = start + usize::from(offset);
+    if start < payload || field < payload + ports || field + 2 > frame.len() {
+        return Err(DropReason::BadOffload.into());
+    }
+    Ok(())
 }

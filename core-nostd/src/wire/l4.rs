@@ -2,13 +2,19 @@
 
 use super::{checksum, ipv4};
 
+/// Length of both ports, which TCP and UDP begin with, in bytes.
+pub const PORTS_LEN: usize = 4;
+
+/// Length of the UDP header in bytes.
+pub const UDP_HEADER_LEN: u8 = 8;
+
 /// Source and destination port of the TCP or UDP header at the front of
 /// `payload`; `None` for other protocols and truncated headers.
 pub fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
     if !matches!(protocol, ipv4::TCP | ipv4::UDP) {
         return None;
     }
-    let p = payload.first_chunk::<4>()?;
+    let p = payload.first_chunk::<PORTS_LEN>()?;
     Some((
         u16::from_be_bytes([p[0], p[1]]),
         u16::from_be_bytes([p[2], p[3]]),
@@ -32,6 +38,16 @@ pub fn tcp_header_len(payload: &[u8]) -> Option<u8> {
     (len >= 20 && usize::from(len) <= payload.len()).then_some(len)
 }
 
+/// Whether the TCP or UDP checksum of an IPv4 packet verifies. `packet` is the
+/// IP payload.
+pub fn is_valid(header: &ipv4::Header, packet: &[u8]) -> bool {
+    let Ok(len) = u16::try_from(packet.len()) else {
+        return false;
+    };
+    let pseudo = checksum::pseudo_header_v4(header.src, header.dst, header.protocol, len);
+    checksum::fold(pseudo + checksum::sum(packet)) == 0xffff
+}
+
 /// Whether the TCP or UDP checksum of an IPv4 packet is unfinished: its field
 /// holds the folded sum of the pseudo-header, and the packet does not verify.
 ///
@@ -48,8 +64,7 @@ pub fn is_unfinished(header: &ipv4::Header, packet: &[u8]) -> bool {
         return false;
     };
     let pseudo = checksum::pseudo_header_v4(header.src, header.dst, header.protocol, len);
-    u16::from_be_bytes(*field) == checksum::fold(pseudo)
-        && checksum::fold(pseudo + checksum::sum(packet)) != 0xffff
+    u16::from_be_bytes(*field) == checksum::fold(pseudo) && !is_valid(header, packet)
 }
 
 /// Finishes a checksum: sums `bytes` (which starts where the sum starts) over
