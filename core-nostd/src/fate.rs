@@ -66,7 +66,7 @@ drop_reasons! {
     Ipv4TotalLength "ipv4-total-length" "The total length is below the header's or beyond the frame."
     Ipv4Checksum "ipv4-checksum" "The IPv4 header checksum is wrong."
     SourceMac "source-mac" "Source guard: the Ethernet source is not the endpoint's MAC address."
-    SourceIp "source-ip" "Source guard: the IP source is not one of the endpoint's addresses or allowed prefixes."
+    SourceIp "source-ip" "Source guard: the IP source is not one of the endpoint's addresses or allowed prefixes, or is the gateway's or no single host's."
     TunnelSpoof "tunnel-spoof" "A pod sent a tunnel packet (a network's UDP port, or protocol 4 or 41) to a node's underlay address."
     DestinationGroup "destination-group" "The destination is broadcast or multicast, which this network does not flood."
     DestinationMac "destination-mac" "The frame is not addressed to the gateway's MAC address."
@@ -92,6 +92,7 @@ drop_reasons! {
     PeerGuard "peer-guard" "The inner source neither routes back to the peer it came from nor is one of its node addresses."
     EcnCe "ecn-ce" "The underlay marked congestion on a packet that cannot carry the mark (RFC 6040 section 4.2)."
     TransitDenied "transit-denied" "A decapsulated packet would leave through another tunnel; this node is no transit."
+    SourceRoute "source-route" "Source guard: the IPv4 options route the packet past the guard (loose or strict source route, RFC 7126 section 4.3)."
 }
 
 impl core::fmt::Display for DropReason {
@@ -123,7 +124,7 @@ pub enum Counter {
     Originated,
     /// ICMP errors not sent because of the rate limit.
     IcmpRateLimited,
-    /// ICMP errors not sent because the shell's spare buffers were all in use.
+    /// ICMP errors not sent because the shell's spare buffers were all in use or too small.
     SparesExhausted,
     /// ICMP errors not sent because nothing routes back to the sender.
     IcmpNoRoute,
@@ -219,7 +220,7 @@ impl Counter {
         }
     }
 
-    /// The counter of a verdict that needs no knowledge of ports.
+    /// Whether this counts drops.
     pub(crate) const fn is_drop(self) -> bool {
         matches!(self, Counter::Drop(_))
     }

@@ -3,10 +3,10 @@
 use zerocopy::{FromZeros, Immutable};
 
 use crate::channel::{Operation, Owner, PortStats};
-use crate::pipeline::{self, Exit};
+use crate::pipeline;
 use crate::tables::Tables;
 use crate::tables::entry::PortRole;
-use crate::{Capacities, Counter, Fate, Frame, NetworkId, PortId, TableError};
+use crate::{Capacities, Counter, DropReason, Fate, Frame, NetworkId, PortId, TableError};
 
 /// A point in time, in microseconds since any fixed moment; the shell's clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromZeros, Immutable)]
@@ -180,7 +180,8 @@ impl Gateway<'_> {
                 self.add(Counter::Originated, 1);
                 self.count_sent(port, &spare.frame);
             }
-            Err(Exit { .. }) => self.add(Counter::IcmpNoRoute, 1),
+            Err(exit) if exit.is(DropReason::NoHeadroom) => self.add(Counter::SparesExhausted, 1),
+            Err(_) => self.add(Counter::IcmpNoRoute, 1),
         }
     }
 

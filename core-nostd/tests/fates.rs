@@ -118,6 +118,16 @@ fn endpoint_cases() -> Vec<Case> {
         case(TtlExceeded, POD_A, with_ttl(0)).icmp(11, 0),
         case(TooBig, POD_A, big(true)).icmp(3, 4),
         case(TooBigToFragment, POD_A, big(false)),
+        case(
+            SourceRoute,
+            POD_A,
+            with_options(&[131, 7, 4, 192, 168, 77, 2, 0]),
+        ),
+        case(
+            SourceRoute,
+            POD_A,
+            with_options(&[1, 7, 3, 4, 137, 3, 4, 0]),
+        ),
         case(HostMissing, POD_A, to([10, 244, 1, 0]))
             .icmp(3, 1)
             .setup([Operation::RemovePort(HOST)]),
@@ -130,6 +140,25 @@ fn protocol(number: u8, dst: [u8; 4]) -> Vec<u8> {
         header.protocol = etherparse::IpNumber(number);
     });
     frame
+}
+
+fn with_options(options: &[u8]) -> Vec<u8> {
+    let mut frame = udp(MAC_A, A, REMOTE, b"x");
+    frame.splice(34..34, options.iter().copied());
+    frame[14] = 0x45 + u8::try_from(options.len() / 4).unwrap();
+    let total = u16::try_from(frame.len() - 14).unwrap();
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    edit_ip(&mut frame, |_| {});
+    frame
+}
+
+/// A pod that may send from anywhere.
+fn wide_pod() -> Operation {
+    let mut port = pod(POD_A, MAC_A, "10.244.1.2");
+    if let PortKind::Endpoint(endpoint) = &mut port.kind {
+        endpoint.allowed = list(&[prefix("0.0.0.0/0")]);
+    }
+    Operation::UpsertPort(port)
 }
 
 fn with_ttl(ttl: u8) -> Vec<u8> {
@@ -146,6 +175,10 @@ fn host_and_offload_cases() -> Vec<Case> {
         edit(&mut input);
         input
     };
+    let segmented = |segmentation| Input {
+        segmentation,
+        ..Input::from(frame())
+    };
     let partial = |start, offset| Input {
         checksum: Checksum::Partial { start, offset },
         ..Input::from(frame())
@@ -157,16 +190,21 @@ fn host_and_offload_cases() -> Vec<Case> {
         case(BadOffload, POD_A, partial(33, 6)),
         case(BadOffload, POD_A, partial(34, u16::MAX)),
         case(BadOffload, POD_A, partial(u16::MAX, 0)),
+        // The field would be the destination port, and its last byte behind the end.
+        case(BadOffload, POD_A, partial(34, 2)),
+        case(BadOffload, POD_A, partial(34, 14)),
+        case(BadOffload, POD_A, segmented(Segmentation::Udp { size: 0 })),
         case(
             BadOffload,
             POD_A,
-            input(|i| i.segmentation = Segmentation::TcpV6 { size: 100 }),
+            segmented(Segmentation::TcpV4 { size: 100 }),
         ),
         case(
-            SuperFrame,
+            BadOffload,
             POD_A,
-            input(|i| i.segmentation = Segmentation::Udp { size: 3 }),
+            segmented(Segmentation::TcpV6 { size: 100 }),
         ),
+        case(SuperFrame, POD_A, segmented(Segmentation::Udp { size: 3 })),
     ]
 }
 
@@ -329,6 +367,34 @@ fn check_icmp(output: &Output, expected: Option<(u8, u8)>, reason: DropReason, f
     assert_eq!(
         quoted.source, header.destination,
         "the sender is told about its own packet"
+    );
+}
+
+/// A prefix as wide as the world, at a pod or towards a peer, does not lend the
+/// gateway's address or one that no host can have.
+#[test]
+fn wide_prefixes_lend_nobody_the_gateways_address() {
+    let mut storage = Tiny::new();
+    let mut gateway = storage.gateway();
+    program(&mut gateway);
+    gateway.apply(Owner::Attachment, &[wide_pod()]).unwrap();
+    gateway
+        .apply(Owner::Cluster, &[route("0.0.0.0/0", TO_PEER)])
+        .unwrap();
+    let sources = [GATEWAY, [0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]];
+    for src in sources {
+        let output = run(&mut gateway, POD_A, udp(MAC_A, src, B, b"x"));
+        assert_eq!(output.fate, Fate::Drop(DropReason::SourceIp), "{src:?}");
+        let frame = vxlan(&from_vtep(udp(VTEP_2, src, A, b"x")), 1);
+        let output = run(&mut gateway, UNDERLAY, frame);
+        assert_eq!(output.fate, Fate::Drop(DropReason::PeerGuard), "{src:?}");
+    }
+    let output = run(&mut gateway, POD_A, udp(MAC_A, [9; 4], B, b"x"));
+    assert_eq!(output.fate, Fate::Forward(POD_B));
+    let frame = vxlan(&from_vtep(udp(VTEP_2, [9; 4], A, b"x")), 1);
+    assert_eq!(
+        run(&mut gateway, UNDERLAY, frame).fate,
+        Fate::Forward(POD_A)
     );
 }
 

@@ -24,7 +24,7 @@ pub(super) fn run(
         parse::Kind::Ip(ethernet, packet) => (ethernet, packet),
     };
 
-    let packet = guard::endpoint(tables, port, &ethernet, packet)?;
+    let packet = guard::endpoint(tables, (network, port), &ethernet, packet)?;
     guard::addressed(network, &ethernet)?;
     if local::is_for_gateway(network, &packet) {
         return local::ip(network, &ethernet, packet);

@@ -1,6 +1,6 @@
 //! Guards: who may send what.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use super::{Admitted, Exit, Ip, Parsed};
 use crate::channel::NextHop;
@@ -13,15 +13,20 @@ use crate::{DropReason, PeerId};
 /// and no tunnel of its own making.
 pub(super) fn endpoint<'f, 'b>(
     tables: &Tables<'_>,
-    port: &PortEntry,
+    (network, port): (&NetworkEntry, &PortEntry),
     ethernet: &ethernet::Header,
-    packet: Ip<'f, 'b, Parsed>,
+    mut packet: Ip<'f, 'b, Parsed>,
 ) -> Result<Ip<'f, 'b, Admitted>, Exit> {
     if ethernet.src != port.mac {
         return Err(DropReason::SourceMac.into());
     }
-    if !owns(port, packet.src()) {
+    if !owns(port, packet.src()) || !may_be_source(network, packet.header.src) {
         return Err(DropReason::SourceIp.into());
+    }
+    let header_len = usize::from(packet.header.header_len);
+    let header = packet.packet_mut().get(..header_len).unwrap_or_default();
+    if ipv4::has_source_route(header) {
+        return Err(DropReason::SourceRoute.into());
     }
     if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst()) {
         return Err(DropReason::TunnelSpoof.into());
@@ -77,12 +82,19 @@ pub(super) fn peer<'f, 'b>(
     let src = packet.src();
     let next_hop = tables.route(network, src).map(|route| route.next_hop);
     let routes_back = matches!(next_hop, Some(NextHop::Peer { peer, .. }) if peer == id);
-    if !routes_back && !peer.node_addresses.has(src) {
+    let known = routes_back || peer.node_addresses.has(src);
+    if !known || !may_be_source(network, packet.header.src) {
         return Err(DropReason::PeerGuard.into());
     }
     Ok(packet.with(Admitted {
         network: network.id,
     }))
+}
+
+/// Whether anybody but the gateway can have the address. A wide prefix (a pod
+/// that may send from anywhere, a default route to a peer) covers others, too.
+fn may_be_source(network: &NetworkEntry, address: Ipv4Addr) -> bool {
+    ipv4::is_host(address) && !network.gateways.has(IpAddr::V4(address))
 }
 
 fn owns(port: &PortEntry, address: IpAddr) -> bool {

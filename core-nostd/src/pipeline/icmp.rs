@@ -33,11 +33,11 @@ impl Bucket {
     /// Takes a token if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         const COST: u64 = 1_000_000 / RATE;
-        let full_at = self.full_at.max(now.micros());
-        if full_at + COST > now.micros() + BURST * COST {
+        let full_at = self.full_at.max(now.micros()).saturating_add(COST);
+        if full_at > now.micros().saturating_add(BURST * COST) {
             return false;
         }
-        self.full_at = full_at + COST;
+        self.full_at = full_at;
         true
     }
 }
@@ -52,7 +52,7 @@ pub(crate) struct Message<'p> {
 
 /// The error about the packet in a frame that was dropped after parsing. `None`
 /// when no error may be sent about it: ICMP errors, fragments but the first,
-/// broadcast, multicast and unspecified addresses.
+/// broadcast and multicast, sources that are no single host.
 pub(crate) fn about<'p>(error: &IcmpError, frame: &'p Frame<'_>) -> Option<Message<'p>> {
     let (ethernet, packet) = ethernet::Header::parse(frame.bytes())?;
     let header = ipv4::Header::parse(packet).ok()?;
@@ -60,8 +60,7 @@ pub(crate) fn about<'p>(error: &IcmpError, frame: &'p Frame<'_>) -> Option<Messa
     let about_error =
         header.protocol == ipv4::ICMP && payload.first().is_none_or(|kind| icmpv4::is_error(*kind));
     let group = ethernet.dst.is_group() || header.dst.is_broadcast() || header.dst.is_multicast();
-    let no_host = |a: Ipv4Addr| a.is_unspecified() || a.is_broadcast() || a.is_multicast();
-    if about_error || group || no_host(header.src) || header.fragment_offset != 0 {
+    if about_error || group || !ipv4::is_host(header.src) || header.fragment_offset != 0 {
         return None;
     }
     Some(Message {

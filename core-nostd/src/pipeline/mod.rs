@@ -95,6 +95,12 @@ pub(crate) struct Exit {
     icmp: Option<icmpv4::Error>,
 }
 
+impl Exit {
+    pub(crate) fn is(&self, reason: DropReason) -> bool {
+        self.reason == reason
+    }
+}
+
 impl From<DropReason> for Exit {
     fn from(reason: DropReason) -> Self {
         Exit { reason, icmp: None }

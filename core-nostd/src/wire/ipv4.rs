@@ -123,6 +123,31 @@ impl Header {
     }
 }
 
+/// Whether a single host can have this address as seen from another: not
+/// 0.0.0.0/8, loopback, multicast or broadcast (RFC 1122 section 3.2.1.3).
+/// 240.0.0.0/4 counts as hosts: networks use it.
+pub fn is_host(address: Ipv4Addr) -> bool {
+    let [first, ..] = address.octets();
+    first != 0 && !address.is_loopback() && !address.is_multicast() && !address.is_broadcast()
+}
+
+/// Whether the header's options route the packet by its sender's wish (loose or
+/// strict source route, RFC 791 section 3.1). `header` ends where the options
+/// end; behind a malformed option nothing is read.
+pub fn has_source_route(header: &[u8]) -> bool {
+    let mut options = header.get(HEADER_LEN..).unwrap_or_default();
+    loop {
+        options = match *options {
+            [131 | 137, ..] => return true,
+            [1, ref rest @ ..] => rest,
+            [kind, len, ..] if kind != 0 && len >= 2 => {
+                options.get(usize::from(len)..).unwrap_or_default()
+            }
+            _ => return false,
+        };
+    }
+}
+
 /// Lowers the TTL of the header at the front of `bytes` by one and updates its
 /// checksum (RFC 1624). A TTL of 0 and a truncated header are left alone.
 pub fn decrement_ttl(bytes: &mut [u8]) {
