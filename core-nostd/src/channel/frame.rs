@@ -46,7 +46,8 @@ pub enum FrameEvent<'d> {
     Message(&'d [u8]),
     /// A frame whose coding or CRC is wrong.
     Damaged,
-    /// A frame longer than [`MAX_FRAME`]; it was skipped.
+    /// A frame longer than [`MAX_FRAME`] or a message longer than
+    /// [`MAX_MESSAGE`]; it was skipped.
     TooLarge,
 }
 
@@ -95,6 +96,8 @@ impl FrameDecoder {
             } else if len > 0 {
                 let frame = self.buffer.get_mut(..len).unwrap_or_default();
                 found(match decode_frame(frame) {
+                    // COBS in short blocks is denser than the frame's limit.
+                    Some(message) if message.len() + CRC_LEN > MAX_MESSAGE => FrameEvent::TooLarge,
                     Some(message) => FrameEvent::Message(message),
                     None => FrameEvent::Damaged,
                 });

@@ -18,8 +18,9 @@ use zerocopy::{FromZeros, Immutable};
 use crate::tables::storage::Capacities;
 use crate::{IpPrefix, MacAddr, NetworkId, PeerId, PortId, TableError, Vni};
 
-/// Operations in one [`Request::Apply`] at most.
-pub const MAX_OPERATIONS: usize = 32;
+/// Operations in one [`Request::Apply`] at most; so many of the largest, with
+/// IPv6 addresses throughout, fit a message.
+pub const MAX_OPERATIONS: usize = 24;
 /// Routes, peers or counters in one page at most.
 pub const PAGE: usize = 32;
 /// Networks or ports in one page at most; they are larger.
@@ -420,9 +421,9 @@ pub enum Error {
     Damaged,
     /// The frame or the message is larger than the limit.
     TooLarge,
-    /// The message ends too early, goes on behind its end, or has impossible values.
+    /// The message ends too early or goes on behind its end.
     Malformed,
-    /// A variant that this version does not know.
+    /// A variant, or a value, that this version does not know.
     Unsupported,
     /// More operations than the limit.
     TooManyOperations {

@@ -17,10 +17,7 @@ mod frame;
 mod message;
 mod server;
 
-pub use codec::{
-    DecodeError, MAX_OPERATION_LEN, decode_request, decode_response, encode_request,
-    encode_response,
-};
+pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use frame::{FrameDecoder, FrameEvent, MAX_FRAME, MAX_MESSAGE, decode_frame, encode_frame};
 pub use message::*;
 pub use server::serve;

@@ -56,6 +56,15 @@ impl KeyList {
         self.iter().any(|key| key == wanted)
     }
 
+    /// How many different keys of this list the other does not have.
+    pub(crate) fn count_not_in(&self, other: &KeyList) -> u32 {
+        let new = self.iter().enumerate().filter(|(index, key)| {
+            let repeated = self.iter().take(*index).any(|earlier| earlier == *key);
+            !repeated && other.iter().all(|theirs| theirs != *key)
+        });
+        u32::try_from(new.count()).unwrap_or(u32::MAX)
+    }
+
     /// Whether one of the keys covers this address.
     pub(crate) fn covers(&self, address: IpAddr) -> bool {
         let wanted = Key::host(address);

@@ -71,18 +71,23 @@ pub enum TableError {
         id: u16,
     },
     /// Something that must be unique belongs to another entry already: a VNI on
-    /// a UDP port, a peer's underlay address, an endpoint's address, a
-    /// network's host port.
+    /// a UDP port, a peer's or this node's underlay address, an endpoint's or
+    /// the gateway's address, a network's host port.
     Conflict {
-        /// Which table.
+        /// Which table the other entry is in.
         table: Table,
-        /// The id of the entry that has it.
+        /// The other entry's id; of a route, its network's.
         id: u16,
     },
     /// The operation needs something that this version of the core does not do.
     Unsupported(Feature),
     /// A value that can never be right.
     Invalid(Reason),
+    /// More operations than one transaction may have.
+    TooManyOperations {
+        /// How many there may be.
+        limit: u32,
+    },
 }
 
 /// What this version of the core does not do.
@@ -140,8 +145,18 @@ impl fmt::Display for TableError {
             TableError::InUse { table, id } => {
                 write!(f, "{table}: other entries still refer to entry {id}")
             }
+            TableError::Conflict {
+                table: Table::Routes,
+                id,
+            } => write!(
+                f,
+                "routes: network {id} has a route for exactly this address already"
+            ),
             TableError::Conflict { table, id } => {
                 write!(f, "{table}: entry {id} has this already")
+            }
+            TableError::TooManyOperations { limit } => {
+                write!(f, "more than {limit} operations in one transaction")
             }
             TableError::Unsupported(feature) => {
                 let name = match feature {

@@ -3,6 +3,7 @@
 //! Code and storage are apart: [`storage::Storage`] has the capacities as const
 //! generics, [`Tables`] borrows its arrays as slices and is not generic.
 
+mod check;
 pub(crate) mod entry;
 pub(crate) mod error;
 pub(crate) mod lpm;

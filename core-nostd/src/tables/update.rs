@@ -4,26 +4,20 @@
 //! the inverse of each operation done and, when one is refused, carries them out
 //! backwards. The log holds [`MAX_OPERATIONS`] operations, about 6 KiB of stack.
 
-use core::net::IpAddr;
-
 use heapless::Vec;
 
-use super::Tables;
 use super::entry::{KeyList, NetworkEntry, PeerEntry, PortEntry, PortRole, RouteEntry};
 use super::error::{Feature, Reason, Table, TableError};
+use super::{Tables, check};
 use crate::addr::Key;
 use crate::channel::{
-    Encap, MAX_OPERATIONS, Network, NextHop, Operation, Owner, Peer, Port, PortKind, PortStats,
-    Route,
+    Encap, MAX_OPERATIONS, Network, NextHop, Operation, Owner, Peer, Port, PortStats, Route,
 };
-use crate::{IpPrefix, MacAddr, NetworkId, PeerId, PortId};
+use crate::{IpPrefix, NetworkId, PeerId, PortId};
 use zerocopy::FromZeros;
 
 /// What undoes an operation; `None` when it changed nothing.
 type Inverse = Option<Operation>;
-
-/// Smallest MTU of IPv4 (RFC 791).
-const MIN_MTU: u16 = 68;
 
 impl Tables<'_> {
     /// Carries out all operations or none; see [`crate::Gateway::apply`].
@@ -32,12 +26,17 @@ impl Tables<'_> {
         owner: Owner,
         operations: &[Operation],
     ) -> Result<(), (usize, TableError)> {
+        // The log must be able to undo all of them.
+        if operations.len() > MAX_OPERATIONS {
+            let limit = u32::try_from(MAX_OPERATIONS).unwrap_or(u32::MAX);
+            return Err((MAX_OPERATIONS, TableError::TooManyOperations { limit }));
+        }
         let mut log = Vec::<Operation, MAX_OPERATIONS>::new();
         for (index, operation) in operations.iter().enumerate() {
             match self.apply_one(owner, operation) {
                 Ok(None) => {}
                 Ok(Some(inverse)) => {
-                    // As long as the list of operations, whose type has the same bound.
+                    // As long as the list of operations, whose length was checked.
                     let _ = log.push(inverse);
                 }
                 Err(error) => {
@@ -79,7 +78,7 @@ impl Tables<'_> {
     fn upsert_network(&mut self, owner: Owner, new: &Network) -> Result<Inverse, TableError> {
         let old = *slot(self.networks, Table::Networks, new.id.0)?;
         owned(old.present, old.owner, owner, Table::Networks)?;
-        check_network(new)?;
+        check::network(new)?;
         let underlay = self.port(new.underlay).ok_or(TableError::NotFound {
             table: Table::Ports,
             id: new.underlay.0,
@@ -90,6 +89,7 @@ impl Tables<'_> {
         if let Some(taken) = self.network_by_vni(new.udp_port, new.vni) {
             unique(taken.id.0, new.id.0, Table::Networks)?;
         }
+        self.check_own_addresses(&old, new)?;
         if old.present {
             self.count_port(old.underlay, -1);
         }
@@ -116,6 +116,34 @@ impl Tables<'_> {
         }))
     }
 
+    /// Checks that what is the gateway's own is nobody else's: no peer is at this
+    /// node's underlay address, no endpoint at a gateway address.
+    fn check_own_addresses(&self, old: &NetworkEntry, new: &Network) -> Result<(), TableError> {
+        if let Some((taken, _)) = self.peer_by_underlay(old, new.local) {
+            return Err(TableError::Conflict {
+                table: Table::Peers,
+                id: taken.0,
+            });
+        }
+        for address in &new.gateways {
+            let key = Key::host(*address);
+            let next_hop = self.routes.get(old.route_roots.of(key), key);
+            let Some(NextHop::Endpoint(id)) = next_hop.map(|route| route.next_hop) else {
+                continue;
+            };
+            if self
+                .port(id)
+                .is_some_and(|port| port.addresses.has(*address))
+            {
+                return Err(TableError::Conflict {
+                    table: Table::Ports,
+                    id: id.0,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn remove_network(&mut self, owner: Owner, id: NetworkId) -> Result<Inverse, TableError> {
         let old = *slot(self.networks, Table::Networks, id.0)?;
         if !old.present {
@@ -132,7 +160,7 @@ impl Tables<'_> {
         let old = *slot(self.ports, Table::Ports, new.id.0)?;
         let present = old.role != PortRole::Absent;
         owned(present, old.owner, owner, Table::Ports)?;
-        let mut entry = port_entry(new, owner)?;
+        let mut entry = check::port_entry(new, owner)?;
         if present && (entry.role != old.role || entry.network != old.network) {
             return Err(TableError::Invalid(Reason::Immutable));
         }
@@ -172,23 +200,29 @@ impl Tables<'_> {
                 false => Ok(()),
             };
         }
-        let mut added = 0;
         for key in entry.addresses.iter() {
-            match self.routes.get(network.route_roots.of(key), key) {
-                None => added += 1,
-                Some(route) => match route.next_hop {
-                    NextHop::Endpoint(port) if port != id => unique(port.0, id.0, Table::Ports)?,
-                    NextHop::Endpoint(_) if old.addresses.has(key.address()) => {}
-                    _ => {
-                        return Err(TableError::Conflict {
-                            table: Table::Routes,
-                            id: entry.network.0,
-                        });
-                    }
-                },
+            if network.gateways.has(key.address()) {
+                return Err(TableError::Conflict {
+                    table: Table::Networks,
+                    id: entry.network.0,
+                });
+            }
+            let route = self.routes.get(network.route_roots.of(key), key);
+            match route.map(|route| route.next_hop) {
+                None => {}
+                Some(NextHop::Endpoint(port)) if port != id => unique(port.0, id.0, Table::Ports)?,
+                Some(NextHop::Endpoint(_)) if old.addresses.has(key.address()) => {}
+                Some(_) => {
+                    return Err(TableError::Conflict {
+                        table: Table::Routes,
+                        id: entry.network.0,
+                    });
+                }
             }
         }
-        if added > self.routes.room() {
+        let added = entry.addresses.count_not_in(&old.addresses);
+        let removed = old.addresses.count_not_in(&entry.addresses);
+        if added > self.routes.room() + removed {
             return Err(self.routes_full());
         }
         Ok(())
@@ -249,13 +283,21 @@ impl Tables<'_> {
         let old = *slot(self.peers, Table::Peers, new.id.0)?;
         owned(old.present, old.owner, owner, Table::Peers)?;
         let network = *self.need_network(new.network)?;
-        unicast_mac(new.vtep_mac)?;
-        unicast(new.underlay)?;
-        new.node_addresses.iter().try_for_each(|a| unicast(*a))?;
+        check::unicast_mac(new.vtep_mac)?;
+        check::unicast(new.underlay)?;
+        new.node_addresses
+            .iter()
+            .try_for_each(|a| check::unicast(*a))?;
         if let Some((taken, _)) = self.peer_by_underlay(&network, new.underlay) {
             unique(taken.0, new.id.0, Table::Peers)?;
         }
         let key = Key::host(new.underlay);
+        if key == network.local {
+            return Err(TableError::Conflict {
+                table: Table::Networks,
+                id: new.network.0,
+            });
+        }
         if old.present && (old.network != new.network || old.underlay != key) {
             return Err(TableError::Invalid(Reason::Immutable));
         }
@@ -305,7 +347,7 @@ impl Tables<'_> {
     }
 
     fn upsert_route(&mut self, owner: Owner, new: &Route) -> Result<Inverse, TableError> {
-        ipv4_only(new.prefix.address())?;
+        check::ipv4_only(new.prefix.address())?;
         self.check_next_hop(new)?;
         let key = new.prefix.key();
         let old = self.changeable_route(owner, new.network, key)?;
@@ -497,83 +539,4 @@ fn unique(taken: u16, id: u16, table: Table) -> Result<(), TableError> {
         return Ok(());
     }
     Err(TableError::Conflict { table, id: taken })
-}
-
-fn ipv4_only(address: IpAddr) -> Result<(), TableError> {
-    match address {
-        IpAddr::V4(_) => Ok(()),
-        IpAddr::V6(_) => Err(TableError::Unsupported(Feature::Ipv6)),
-    }
-}
-
-/// A host's own address: not unspecified, broadcast or multicast.
-fn unicast(address: IpAddr) -> Result<(), TableError> {
-    ipv4_only(address)?;
-    let broadcast = address == IpAddr::V4(core::net::Ipv4Addr::BROADCAST);
-    if address.is_unspecified() || address.is_multicast() || broadcast {
-        return Err(TableError::Invalid(Reason::Address));
-    }
-    Ok(())
-}
-
-fn unicast_mac(mac: MacAddr) -> Result<(), TableError> {
-    if mac.is_group() || mac == MacAddr::ZERO {
-        return Err(TableError::Invalid(Reason::Mac));
-    }
-    Ok(())
-}
-
-fn check_network(network: &Network) -> Result<(), TableError> {
-    unicast(network.local)?;
-    unicast(network.node_address)?;
-    network.gateways.iter().try_for_each(|a| unicast(*a))?;
-    unicast_mac(network.vtep_mac)?;
-    unicast_mac(network.gateway_mac)?;
-    if network.gateways.is_empty() {
-        return Err(TableError::Invalid(Reason::NoGateway));
-    }
-    if network.udp_port == 0 {
-        return Err(TableError::Invalid(Reason::UdpPort));
-    }
-    Ok(())
-}
-
-/// The entry of a port as the message has it, checked as far as that is possible alone.
-fn port_entry(port: &Port, owner: Owner) -> Result<PortEntry, TableError> {
-    let mut entry = PortEntry {
-        owner,
-        mtu: port.mtu,
-        mac: port.mac,
-        ..PortEntry::new_zeroed()
-    };
-    let overhead = match &port.kind {
-        PortKind::Underlay => crate::pipeline::VXLAN_OVERHEAD_V4,
-        PortKind::Host { .. } | PortKind::Endpoint(_) => {
-            unicast_mac(port.mac)?;
-            0
-        }
-    };
-    if port.mtu < MIN_MTU + overhead {
-        return Err(TableError::Invalid(Reason::Mtu));
-    }
-    match &port.kind {
-        PortKind::Underlay => entry.role = PortRole::Underlay,
-        PortKind::Host { network } => {
-            entry.role = PortRole::Host;
-            entry.network = *network;
-        }
-        PortKind::Endpoint(endpoint) => {
-            endpoint.addresses.iter().try_for_each(|a| unicast(*a))?;
-            let mut allowed = endpoint.allowed.iter();
-            allowed.try_for_each(|p| ipv4_only(p.address()))?;
-            if endpoint.addresses.is_empty() {
-                return Err(TableError::Invalid(Reason::NoAddress));
-            }
-            entry.role = PortRole::Endpoint;
-            entry.network = endpoint.network;
-            entry.addresses = KeyList::new(endpoint.addresses.iter().map(|a| Key::host(*a)));
-            entry.allowed = KeyList::new(endpoint.allowed.iter().map(|p| p.key()));
-        }
-    }
-    Ok(entry)
 }
