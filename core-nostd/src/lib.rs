@@ -93,7 +93,7 @@ pub use addr::{
 pub use fate::{Counter, DropReason, Fate};
 pub use frame::{Checksum, Frame, FrameError, Outer, OuterL4, Segmentation};
 pub use gateway::{Gateway, Instant, Originated, Packet};
-pub use tables::error::{Table, TableError};
+pub use tables::error::{Feature, Reason, Table, TableError};
 pub use tables::storage::{Appliance, Capacities, Host, Storage, Tiny};
 
 /// The `heapless` that this crate's messages are made of, for shells that build them.
