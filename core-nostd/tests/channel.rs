@@ -46,12 +46,6 @@ fn encoded(request: &Request) -> Vec<u8> {
     out
 }
 
-fn ask(gateway: &mut Gateway<'_>, request: &Request) -> Response {
-    let (id, response) = exchange(gateway, &encoded(request));
-    assert_eq!(id, 77);
-    response
-}
-
 fn hello(epoch: u64) -> Request {
     Request::Hello(Hello {
         version: PROTOCOL,

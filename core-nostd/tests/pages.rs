@@ -7,17 +7,6 @@ use common::*;
 use culvert_core::channel::*;
 use culvert_core::*;
 
-fn ask(gateway: &mut Gateway<'_>, request: &Request) -> Response {
-    let mut message = vec![0; MAX_MESSAGE];
-    let len = encode_request(1, request, &mut message).unwrap();
-    let mut out = vec![0; MAX_FRAME];
-    let event = FrameEvent::Message(&message[..len]);
-    let len = serve(gateway, &event, &mut out);
-    decode_response(decode_frame(&mut out[..len - 1]).unwrap())
-        .unwrap()
-        .1
-}
-
 /// Reads a table to its empty last page; returns the entries and the number of pages.
 fn read_all<T>(
     gateway: &mut Gateway<'_>,

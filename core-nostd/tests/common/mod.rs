@@ -324,3 +324,15 @@ pub fn sum_of_fates(gateway: &Gateway<'_>) -> u64 {
         .map(|c| gateway.counter(c))
         .sum()
 }
+
+/// Sends a request through the channel as a shell would.
+pub fn ask(gateway: &mut Gateway<'_>, request: &Request) -> Response {
+    let mut message = vec![0; MAX_MESSAGE];
+    let len = encode_request(1, request, &mut message).unwrap();
+    let mut out = vec![0; MAX_FRAME];
+    let event = FrameEvent::Message(&message[..len]);
+    let len = serve(gateway, &event, &mut out);
+    decode_response(decode_frame(&mut out[..len - 1]).unwrap())
+        .unwrap()
+        .1
+}
