@@ -120,9 +120,11 @@ fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
     let (src, dst) = ports.unwrap_or((0, 0));
     let addresses = u64::from(header.src.to_bits()) << 32 | u64::from(header.dst.to_bits());
     let rest = u64::from(header.protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
-    // Multiplicative mixing; the upper bits depend on all lower ones.
-    let hash =
-        (addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ rest).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    let [high, low, ..] = (hash ^ hash << 32).to_be_bytes();
+    // A multiplication carries differences upwards only, so the shifts bring them
+    // down again: neighbouring addresses and ports spread evenly (splitmix64).
+    let mut hash = addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ rest;
+    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let [high, low, ..] = (hash ^ hash >> 31).to_be_bytes();
     FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
 }

@@ -1,0 +1,459 @@
+//! Between nodes: what goes into the tunnel, what comes out of it, and that two
+//! gateways back to back are one wire.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::*;
+use culvert_core::channel::*;
+use culvert_core::*;
+use proptest::prelude::*;
+
+fn on_node<T>(test: impl FnOnce(&mut Gateway<'_>) -> T) -> T {
+    let mut storage = Tiny::new();
+    let mut gateway = storage.gateway();
+    program(&mut gateway);
+    let result = test(&mut gateway);
+    assert_eq!(gateway.counter(Counter::Rx), sum_of_fates(&gateway));
+    result
+}
+
+/// The outer source port.
+fn source_port(output: &Output) -> u16 {
+    match output.outer.unwrap().l4 {
+        OuterL4::Udp { src_port, .. } => src_port,
+        OuterL4::Ip { protocol } => panic!("protocol {protocol}"),
+    }
+}
+
+fn with_tos(mut frame: Vec<u8>, tos: u8) -> Vec<u8> {
+    edit_ip(&mut frame, |header| {
+        header.dscp = etherparse::IpDscp::try_new(tos >> 2).unwrap();
+        header.ecn = etherparse::IpEcn::try_new(tos & 3).unwrap();
+    });
+    frame
+}
+
+/// What the tunnel carries of a frame: its header, VTEP MACs, TTL one less.
+fn tunnelled(frame: &[u8]) -> Vec<u8> {
+    let mut inner = frame.to_vec();
+    inner[..6].copy_from_slice(&VTEP_2);
+    inner[6..12].copy_from_slice(&VTEP_1);
+    edit_ip(&mut inner, |header| header.time_to_live -= 1);
+    [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat()
+}
+
+#[test]
+fn packets_for_another_node_are_encapsulated() {
+    let senders = [(POD_A, MAC_A, A), (HOST, HOST_MAC, NODE_1)];
+    for (port, mac, src) in senders {
+        for dst in [REMOTE, NODE_2] {
+            for tos in 0..=255 {
+                let frame = with_tos(udp(mac, src, dst, b"odd"), tos);
+                on_node(|gateway| {
+                    let output = run(gateway, port, frame.clone());
+                    assert_eq!(output.fate, Fate::Forward(UNDERLAY));
+                    assert_eq!(output.bytes, tunnelled(&frame));
+                    verified(&output.bytes[8..]);
+                    let src_port = source_port(&output);
+                    assert!(src_port >= 49_152);
+                    let outer = Outer {
+                        src: ip("192.168.77.1"),
+                        dst: ip("192.168.77.2"),
+                        l4: OuterL4::Udp {
+                            src_port,
+                            dst_port: 8472,
+                        },
+                        tos,
+                        ttl: 64,
+                        df: true,
+                    };
+                    assert_eq!(output.outer, Some(outer));
+                    assert_eq!(output.segmentation, Segmentation::None);
+                    assert_eq!(gateway.counter(Counter::ForwardUnderlay), 1);
+                });
+            }
+        }
+    }
+}
+
+/// Chi-square of the counts against all buckets being equally likely.
+fn chi_square(ports: impl Iterator<Item = u16>, buckets: u16) -> f64 {
+    let mut counts = vec![0u32; usize::from(buckets)];
+    for port in ports {
+        counts[usize::from(port % buckets)] += 1;
+    }
+    let total: u32 = counts.iter().sum();
+    let expected = f64::from(total) / f64::from(buckets);
+    counts
+        .iter()
+        .map(|n| (f64::from(*n) - expected).powi(2) / expected)
+        .sum()
+}
+
+#[test]
+fn flows_spread_over_source_ports_and_each_keeps_its_own() {
+    on_node(|gateway| {
+        type Flow = fn(u16) -> ([u8; 4], (u16, u16));
+        let kinds: [(&str, Flow); 4] = [
+            ("source port", |n| (REMOTE, (n, 80))),
+            ("destination port", |n| (REMOTE, (9, 20_000 + n))),
+            ("destination address", |n| {
+                ([10, 244, 2, n.to_be_bytes()[1]], (n & 0xff00, 80))
+            }),
+            ("both ports", |n| (REMOTE, (n, n))),
+        ];
+        for (name, flow) in kinds {
+            let mut port_of = |n: u16, payload: &[u8]| {
+                let (dst, ports) = flow(n);
+                source_port(&run(
+                    gateway,
+                    POD_A,
+                    udp_ports(MAC_A, A, dst, ports, payload),
+                ))
+            };
+            let ports: Vec<_> = (0..4096).map(|n| port_of(n, b"x")).collect();
+            for n in [0, 77, 4095u16] {
+                assert_eq!(port_of(n, &[3; 700]), ports[usize::from(n)], "{name}");
+            }
+            // Low and high bits: queues are chosen by either. A hash without any
+            // structure exceeds these limits a few times in a billion.
+            let low = chi_square(ports.iter().copied(), 64);
+            let high = chi_square(ports.iter().map(|port| (port - 49_152) >> 8), 64);
+            assert!(low < 150.0 && high < 150.0, "{name}: {low} {high}");
+        }
+    });
+}
+
+#[test]
+fn all_fragments_of_a_packet_share_a_source_port() {
+    on_node(|gateway| {
+        let whole = udp_ports(MAC_A, A, REMOTE, (5, 6), &[7; 64]);
+        let mut ports = HashMap::new();
+        for (offset, more) in [(0, true), (1, true), (4, false), (8000, false)] {
+            for payload in [0u8, 9] {
+                let mut fragment = whole.clone();
+                // What stands where the ports would be differs between fragments.
+                fragment[34..38].fill(payload);
+                edit_ip(&mut fragment, |header| {
+                    header.more_fragments = more;
+                    header.fragment_offset = etherparse::IpFragOffset::try_new(offset).unwrap();
+                });
+                let output = run(gateway, POD_A, fragment);
+                *ports.entry(source_port(&output)).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(ports.len(), 1, "{ports:?}");
+        let plain = source_port(&run(gateway, POD_A, whole));
+        assert!(!ports.contains_key(&plain));
+    });
+}
+
+/// Puts the pseudo-header's sum into the checksum field, as a kernel with
+/// checksum offload does; etherparse computes it from a payload without sum.
+fn unfinished(mut frame: Vec<u8>) -> Input {
+    let (ip, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
+    let start = 14 + ip.header_len();
+    let offset = match ip.protocol {
+        etherparse::IpNumber::TCP => 16,
+        _ => 6,
+    };
+    let len = u16::try_from(frame.len() - start).unwrap();
+    let sum = etherparse::checksum::Sum16BitWords::new()
+        .add_4bytes(ip.source)
+        .add_4bytes(ip.destination)
+        .add_2bytes([0, ip.protocol.0])
+        .add_2bytes(len.to_be_bytes())
+        .ones_complement()
+        .to_be();
+    frame[start + offset..][..2].copy_from_slice(&(!sum).to_be_bytes());
+    Input {
+        bytes: frame,
+        checksum: Checksum::Partial {
+            start: start.try_into().unwrap(),
+            offset: offset.try_into().unwrap(),
+        },
+        ..Input::default()
+    }
+}
+
+#[test]
+fn unfinished_checksums_are_finished_before_the_tunnel() {
+    for len in [0, 1, 2, 3, 100, 1399] {
+        for make in [udp, tcp] {
+            let payload = vec![0xc3; len];
+            let input = unfinished(make(MAC_A, A, REMOTE, &payload));
+            let output = on_node(|gateway| run(gateway, POD_A, input));
+            assert_eq!(output.fate, Fate::Forward(UNDERLAY));
+            assert_eq!(output.checksum, Checksum::None);
+            verified(&output.bytes[8..]);
+        }
+    }
+}
+
+#[test]
+fn a_udp_checksum_of_zero_is_sent_as_ones() {
+    // The payload is what makes the sum come out as zero (RFC 768).
+    let plain = udp(MAC_A, A, REMOTE, &[0, 0]);
+    let checksum = [plain[40], plain[41]];
+    let input = unfinished(udp(MAC_A, A, REMOTE, &checksum));
+    let output = on_node(|gateway| run(gateway, POD_A, input));
+    assert_eq!(output.bytes[8..][40..42], [0xff, 0xff]);
+    verified(&output.bytes[8..]);
+}
+
+#[test]
+fn ecn_is_merged_by_rfc_6040() {
+    const NOT: u8 = 0;
+    const ECT1: u8 = 1;
+    const ECT0: u8 = 2;
+    const CE: u8 = 3;
+    // Figure 4: (inner, outer) → what goes on; nothing where it is dropped.
+    let figure_4 = [
+        (NOT, NOT, Some(NOT)),
+        (NOT, ECT0, Some(NOT)),
+        (NOT, ECT1, Some(NOT)),
+        (NOT, CE, None),
+        (ECT0, NOT, Some(ECT0)),
+        (ECT0, ECT0, Some(ECT0)),
+        (ECT0, ECT1, Some(ECT1)),
+        (ECT0, CE, Some(CE)),
+        (ECT1, NOT, Some(ECT1)),
+        (ECT1, ECT0, Some(ECT1)),
+        (ECT1, ECT1, Some(ECT1)),
+        (ECT1, CE, Some(CE)),
+        (CE, NOT, Some(CE)),
+        (CE, ECT0, Some(CE)),
+        (CE, ECT1, Some(CE)),
+        (CE, CE, Some(CE)),
+    ];
+    for (inner, outer, expected) in figure_4 {
+        for (inner_dscp, outer_dscp) in [(0, 0), (0xb8, 0x28), (0xfc, 0)] {
+            let frame = from_vtep(with_tos(udp(VTEP_2, REMOTE, A, b"x"), inner_dscp | inner));
+            let mut input = vxlan(&frame, 1);
+            input.outer.as_mut().unwrap().tos = outer_dscp | outer;
+            let output = on_node(|gateway| run(gateway, UNDERLAY, input));
+            let Some(ecn) = expected else {
+                assert_eq!(output.fate, Fate::Drop(DropReason::EcnCe));
+                continue;
+            };
+            assert_eq!(output.fate, Fate::Forward(POD_A));
+            verified(&output.bytes);
+            // The DSCP of the inner header is kept.
+            assert_eq!(output.bytes[15], inner_dscp | ecn, "{inner} in {outer}");
+        }
+    }
+}
+
+#[test]
+fn unfinished_checksums_from_the_underlay_are_recognised() {
+    for make in [udp, tcp] {
+        for options in [0, 8] {
+            let mut frame = from_vtep(make(VTEP_2, REMOTE, A, b"payload"));
+            frame.splice(34..34, std::iter::repeat_n(1, options));
+            frame[14] += u8::try_from(options / 4).unwrap();
+            let total = u16::try_from(frame.len() - 14).unwrap();
+            frame[16..18].copy_from_slice(&total.to_be_bytes());
+            edit_ip(&mut frame, |_| {});
+            let finished = frame.clone();
+            let input = unfinished(frame);
+            let expected = (input.checksum, input.bytes.clone());
+            let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(&input.bytes, 1)));
+            assert_eq!(output.fate, Fate::Forward(POD_A));
+            assert_eq!(output.checksum, expected.0);
+            assert_eq!(output.bytes[34..], expected.1[34..]);
+            // A finished one is left alone, and so is a wrong one.
+            let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(&finished, 1)));
+            assert_eq!(
+                (output.fate, output.checksum),
+                (Fate::Forward(POD_A), Checksum::None)
+            );
+            let mut wrong = finished;
+            *wrong.last_mut().unwrap() ^= 1;
+            let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(&wrong, 1)));
+            assert_eq!(
+                (output.fate, output.checksum),
+                (Fate::Forward(POD_A), Checksum::None)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_zero_udp_checksum_from_the_underlay_stays_zero() {
+    let mut frame = from_vtep(udp(VTEP_2, REMOTE, A, b"payload"));
+    frame[40..42].fill(0);
+    let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(&frame, 1)));
+    assert_eq!(output.checksum, Checksum::None);
+    assert_eq!(output.bytes[40..42], [0, 0]);
+}
+
+#[test]
+fn tcp_super_frames_from_the_underlay_get_their_marks_back() {
+    let frame = from_vtep(tcp(VTEP_2, REMOTE, A, &[7; 20_000]));
+    let raw = unfinished(frame.clone());
+    for bytes in [&frame, &raw.bytes] {
+        let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(bytes, 1)));
+        assert_eq!(output.fate, Fate::Forward(POD_A));
+        // 1500 - 50 for the tunnel, 40 for the headers.
+        assert_eq!(output.segmentation, Segmentation::TcpV4 { size: 1410 });
+        assert_eq!(
+            output.checksum,
+            Checksum::Partial {
+                start: 34,
+                offset: 16
+            }
+        );
+        assert_eq!(
+            output.bytes[34..54],
+            raw.bytes[34..54],
+            "the pseudo-header's sum"
+        );
+    }
+    // The largest plain packet is one byte shorter than the smallest super-frame.
+    for (payload, super_frame) in [(1410, false), (1411, true)] {
+        let frame = from_vtep(tcp(VTEP_2, REMOTE, A, &vec![7; payload]));
+        let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(&frame, 1)));
+        assert_eq!(output.fate, Fate::Forward(POD_A));
+        assert_eq!(output.segmentation != Segmentation::None, super_frame);
+    }
+    // Damage does not become a valid packet by losing its checksum.
+    let mut damaged = frame;
+    damaged[9000] ^= 1;
+    let output = on_node(|gateway| run(gateway, UNDERLAY, vxlan(&damaged, 1)));
+    assert!(matches!(output.fate, Fate::Drop(_)), "{:?}", output.fate);
+}
+
+/// Node n2, with one pod at `REMOTE`.
+fn program_second(gateway: &mut Gateway<'_>) {
+    let network = Network {
+        local: ip("192.168.77.2"),
+        vtep_mac: MacAddr::new(VTEP_2),
+        node_address: ip("10.244.2.0"),
+        ..network()
+    };
+    let peer = Peer {
+        underlay: ip("192.168.77.1"),
+        vtep_mac: MacAddr::new(VTEP_1),
+        node_addresses: list(&[ip("192.168.77.1")]),
+        ..peer()
+    };
+    let operations = [
+        Operation::UpsertPort(underlay(1500)),
+        Operation::UpsertNetwork(network),
+        Operation::UpsertPort(host()),
+        Operation::UpsertPeer(peer),
+        route("10.244.2.0/24", NextHop::Blackhole),
+        route("10.244.2.0/32", NextHop::Host),
+        route("192.168.77.2/32", NextHop::Host),
+        route("10.244.1.0/24", TO_PEER),
+        route("192.168.77.1/32", TO_PEER),
+        Operation::UpsertPort(pod(POD_A, MAC_B, "10.244.2.7")),
+    ];
+    gateway.apply(Owner::Cluster, &operations).unwrap();
+}
+
+/// Carries what one gateway sends to the other, as the underlay would.
+fn wire(output: &Output) -> Input {
+    Input {
+        bytes: output.bytes.clone(),
+        outer: output.outer,
+        ..Input::default()
+    }
+}
+
+#[test]
+fn the_other_nodes_refusals_come_back_to_the_pod() {
+    let (mut first, mut second) = (Tiny::new(), Tiny::new());
+    let (mut first, mut second) = (first.gateway(), second.gateway());
+    program(&mut first);
+    program_second(&mut second);
+    let mut dying = udp(MAC_A, A, REMOTE, b"x");
+    edit_ip(&mut dying, |header| header.time_to_live = 2);
+    let cases = [
+        (dying, (11, 0), DropReason::TtlExceeded),
+        (
+            udp(MAC_A, A, [10, 244, 2, 99], b"x"),
+            (3, 1),
+            DropReason::Blackhole,
+        ),
+    ];
+    for (frame, (kind, code), reason) in cases {
+        let sent = run(&mut first, POD_A, frame);
+        let refused = run(&mut second, UNDERLAY, wire(&sent));
+        assert_eq!(refused.fate, Fate::Drop(reason));
+        let [(UNDERLAY, bytes, outer)] = &refused.made[..] else {
+            panic!("{:?}", refused.made)
+        };
+        let back = Input {
+            bytes: bytes.clone(),
+            outer: *outer,
+            ..Input::default()
+        };
+        let told = run(&mut first, UNDERLAY, back);
+        assert_eq!(told.fate, Fate::Forward(POD_A));
+        verified(&told.bytes);
+        assert_eq!(
+            told.bytes[26..30],
+            [10, 244, 2, 0],
+            "the other node's own address"
+        );
+        assert_eq!((told.bytes[34], told.bytes[35]), (kind, code));
+    }
+}
+
+prop_compose! {
+    /// Any IPv4 packet from pod A to the remote pod that fits the tunnel.
+    fn any_packet()(
+        payload in prop::collection::vec(any::<u8>(), 0..1300),
+        protocol in prop_oneof![Just(1u8), Just(6), Just(17), any::<u8>()],
+        options in (0usize..=10).prop_map(|words| vec![1u8; words * 4]),
+        tos: u8,
+        ttl in 3u8..,
+        ident: u16,
+        df: bool,
+        more: bool,
+        offset in prop_oneof![Just(0u16), 0u16..0x1fff],
+    ) -> Vec<u8> {
+        let ip = etherparse::Ipv4Header {
+            dscp: etherparse::IpDscp::try_new(tos >> 2).unwrap(),
+            ecn: etherparse::IpEcn::try_new(tos & 3).unwrap(),
+            identification: ident,
+            dont_fragment: df,
+            more_fragments: more,
+            fragment_offset: etherparse::IpFragOffset::try_new(offset).unwrap(),
+            options: options.as_slice().try_into().unwrap(),
+            ..etherparse::Ipv4Header::new(
+                payload.len().try_into().unwrap(), ttl, protocol.into(), A, REMOTE,
+            ).unwrap()
+        };
+        let mut frame = [&GATEWAY_MAC[..], &MAC_A, &[8, 0]].concat();
+        frame.extend(ip.to_bytes());
+        frame.extend(payload);
+        // Writes lengths and checksum.
+        let len = u16::try_from(frame.len() - 14).unwrap();
+        edit_ip(&mut frame, |header| header.total_len = len);
+        frame
+    }
+}
+
+proptest! {
+    #[test]
+    fn two_gateways_are_one_wire(frame in any_packet()) {
+        let (mut first, mut second) = (Tiny::new(), Tiny::new());
+        let (mut first, mut second) = (first.gateway(), second.gateway());
+        program(&mut first);
+        program_second(&mut second);
+        let sent = run(&mut first, POD_A, frame.clone());
+        // Protocols 4 and 41 to a pod are nobody's tunnel.
+        prop_assert_eq!(sent.fate, Fate::Forward(UNDERLAY));
+        let arrived = run(&mut second, UNDERLAY, wire(&sent));
+        prop_assert_eq!(arrived.fate, Fate::Forward(POD_A));
+        let mut expected = frame;
+        expected[..6].copy_from_slice(&MAC_B);
+        expected[6..12].copy_from_slice(&GATEWAY_MAC);
+        edit_ip(&mut expected, |header| header.time_to_live -= 2);
+        prop_assert_eq!(arrived.bytes, expected);
+    }
+}
