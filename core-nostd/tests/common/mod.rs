@@ -131,7 +131,7 @@ pub fn program(gateway: &mut Gateway<'_>) {
 }
 
 /// A frame with what a device said about it.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Input {
     pub bytes: Vec<u8>,
     pub checksum: Checksum,
