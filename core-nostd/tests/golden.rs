@@ -29,6 +29,10 @@ macro_rules! every {
 }
 
 #[derive(PartialEq, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there are a hundred of them, in a test"
+)]
 enum Message {
     Request(Request),
     Response(Response),

@@ -2,7 +2,7 @@
 //!
 //! An operation checks everything first and then changes; a transaction keeps
 //! the inverse of each operation done and, when one is refused, carries them out
-//! backwards. The log holds [`MAX_OPERATIONS`] operations, about 6 KiB of stack.
+//! backwards. The log holds [`MAX_OPERATIONS`] operations, about 5 KiB of stack.
 
 use heapless::Vec;
 
