@@ -21,7 +21,8 @@ pub(super) fn check<'f, 'b>(packet: Ip<'f, 'b, Routed>) -> Result<Ip<'f, 'b, Rea
     Ok(packet.with(Ready { hop, age: true }))
 }
 
-/// Lets a packet of the gateway's own through, which was made to fit.
+/// Lets a packet of the gateway's own through: it starts with a full TTL, and has
+/// no more than the 576 bytes that every host must take (RFC 791 section 3.1).
 pub(super) fn own<'f, 'b>(packet: Ip<'f, 'b, Routed>) -> Ip<'f, 'b, Ready> {
     let hop = packet.state.hop;
     packet.with(Ready { hop, age: false })
