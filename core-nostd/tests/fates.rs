@@ -454,3 +454,24 @@ fn an_icmp_error_that_nothing_leads_back_to_is_counted() {
     assert!(output.made.is_empty());
     assert_eq!(gateway.counter(Counter::IcmpNoRoute), 1);
 }
+
+#[test]
+fn a_spare_that_is_too_small_and_a_clock_at_its_end_do_no_harm() {
+    let mut storage = Tiny::new();
+    let mut gateway = storage.gateway();
+    program(&mut gateway);
+    let frame = udp(MAC_A, A, [8; 4], b"x");
+    let mut bytes = [vec![0; 128], frame.clone()].concat();
+    let mut spare = vec![0; 128 + 40];
+    let mut batch = [Packet::new(
+        Frame::new(&mut bytes, 128, frame.len()).unwrap(),
+    )];
+    let mut spares = [Packet::new(Frame::new(&mut spare, 128, 0).unwrap())];
+    let mut originated = Originated::new(&mut spares);
+    let end = Instant::from_micros(u64::MAX);
+    gateway.process(end, POD_A, &mut batch, &mut originated);
+    assert!(originated.into_made().is_empty());
+    assert_eq!(gateway.counter(Counter::SparesExhausted), 1);
+    let output = run_at(&mut gateway, end, POD_A, frame);
+    assert_eq!(output.made.len(), 1);
+}

@@ -297,3 +297,92 @@ proptest! {
         check(&mut gateway, &Model::default());
     }
 }
+
+/// Room for one route is left; the endpoint names its address twice.
+fn nearly_full(gateway: &mut Gateway<'_>) -> Port {
+    let mut twice = pod(PortId(1), MAC_A, "10.0.0.1");
+    if let PortKind::Endpoint(endpoint) = &mut twice.kind {
+        endpoint.addresses = list(&[ip("10.0.0.1"), ip("10.0.0.1")]);
+    }
+    let mut operations = groundwork();
+    operations.push(Operation::UpsertPort(twice.clone()));
+    operations.extend((1..5).map(|n| route(&format!("10.{n}.0.0/16"), NextHop::Blackhole)));
+    gateway.apply(Owner::Cluster, &operations).unwrap();
+    twice
+}
+
+#[test]
+fn an_address_named_twice_takes_one_place_when_it_is_put_back() {
+    let mut storage = Box::new(Small::new());
+    let mut gateway = storage.gateway();
+    nearly_full(&mut gateway);
+    let one_more = route("10.9.0.0/16", NextHop::Blackhole);
+    gateway.apply(Owner::Cluster, &[one_more]).unwrap();
+    let before = dump(&mut gateway);
+    assert_eq!(before.used.routes, 6);
+    let refused = [
+        Operation::RemovePort(PortId(1)),
+        Operation::RemovePort(PortId(99)),
+    ];
+    assert!(gateway.apply(Owner::Cluster, &refused).is_err());
+    assert_eq!(dump(&mut gateway), before);
+}
+
+#[test]
+fn a_full_table_takes_one_address_for_another() {
+    let mut storage = Box::new(Small::new());
+    let mut gateway = storage.gateway();
+    let twice = nearly_full(&mut gateway);
+    let with = |addresses: &[&str]| {
+        let mut port = twice.clone();
+        if let PortKind::Endpoint(endpoint) = &mut port.kind {
+            endpoint.addresses = addresses.iter().map(|address| ip(address)).collect();
+        }
+        Operation::UpsertPort(port)
+    };
+    for addresses in [&["10.0.0.2", "10.0.0.3"][..], &["10.0.0.4", "10.0.0.1"]] {
+        gateway.apply(Owner::Cluster, &[with(addresses)]).unwrap();
+        assert_eq!(dump(&mut gateway).used.routes, 6);
+    }
+    let full = TableError::TableFull {
+        table: Table::Routes,
+        capacity: 6,
+    };
+    let three = with(&["10.0.0.4", "10.0.0.1", "10.0.0.5"]);
+    assert_eq!(gateway.apply(Owner::Cluster, &[three]), Err((0, full)));
+}
+
+#[test]
+fn what_is_the_gateways_own_is_nobody_elses() {
+    let mut storage = Tiny::new();
+    let mut gateway = storage.gateway();
+    program(&mut gateway);
+    let conflict = |table, id| Err((0, TableError::Conflict { table, id }));
+    let mut refused = |operation| gateway.apply(Owner::Cluster, &[operation]);
+    let pod = pod(PortId(5), MAC_A, "169.254.1.1");
+    assert_eq!(
+        refused(Operation::UpsertPort(pod)),
+        conflict(Table::Networks, 0)
+    );
+    let mirror = Peer {
+        id: PeerId(1),
+        underlay: ip("192.168.77.1"),
+        ..peer()
+    };
+    assert_eq!(
+        refused(Operation::UpsertPeer(mirror)),
+        conflict(Table::Networks, 0)
+    );
+    let pods_address = Network {
+        gateways: list(&[ip("169.254.1.1"), ip("10.244.1.3")]),
+        ..network()
+    };
+    let result = refused(Operation::UpsertNetwork(pods_address));
+    assert_eq!(result, conflict(Table::Ports, POD_B.0));
+    let peers_address = Network {
+        local: ip("192.168.77.2"),
+        ..network()
+    };
+    let result = refused(Operation::UpsertNetwork(peers_address));
+    assert_eq!(result, conflict(Table::Peers, 0));
+}
