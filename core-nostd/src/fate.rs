@@ -84,7 +84,7 @@ drop_reasons! {
     OuterMissing "outer-missing" "A frame from the underlay came without its outer addresses or with those of no known tunnel."
     VxlanTruncated "vxlan-truncated" "Shorter than a VXLAN header (RFC 7348)."
     VxlanFlags "vxlan-flags" "The VXLAN header's I flag is not set (RFC 7348 section 5)."
-    UnknownVni "unknown-vni" "No network has this VNI on this UDP port."
+    UnknownVni "unknown-vni" "No network has this VNI on this UDP port and underlay port."
     UnknownPeer "unknown-peer" "The outer source is not the underlay address of a peer in this network."
     EncapNotAllowed "encap-not-allowed" "The peer's entry does not accept this encapsulation."
     VtepMac "vtep-mac" "The inner Ethernet destination is not this node's VTEP MAC address."

@@ -236,6 +236,10 @@ fn underlay_cases() -> Vec<Case> {
         case(VxlanTruncated, UNDERLAY, from(&|i| i.bytes.truncate(7))),
         case(VxlanFlags, UNDERLAY, from(&|i| i.bytes[0] = 0xf7)),
         case(UnknownVni, UNDERLAY, vxlan(&inner(), 2)),
+        case(UnknownVni, PortId(6), vxlan(&inner(), 1)).setup([Operation::UpsertPort(Port {
+            id: PortId(6),
+            ..underlay(1500)
+        })]),
         case(
             UnknownVni,
             UNDERLAY,

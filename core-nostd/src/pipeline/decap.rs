@@ -5,7 +5,7 @@ use crate::channel::Encap;
 use crate::tables::Tables;
 use crate::tables::entry::{NetworkEntry, PeerEntry};
 use crate::wire::{checksum, ethernet, ipv4, l4, vxlan};
-use crate::{Checksum, DropReason, Frame, OuterL4, PeerId, Segmentation};
+use crate::{Checksum, DropReason, Frame, OuterL4, PeerId, PortId, Segmentation};
 
 /// A tunnel packet whose tunnel is known; the frame now starts at the inner
 /// Ethernet header.
@@ -17,7 +17,11 @@ pub(super) struct Opened<'t> {
 }
 
 /// Finds network and peer of a VXLAN packet (RFC 7348) and takes its header off.
-pub(super) fn open<'t>(tables: &'t Tables<'_>, frame: &mut Frame<'_>) -> Result<Opened<'t>, Exit> {
+pub(super) fn open<'t>(
+    tables: &'t Tables<'_>,
+    ingress: PortId,
+    frame: &mut Frame<'_>,
+) -> Result<Opened<'t>, Exit> {
     let outer = frame.outer.take().ok_or(DropReason::OuterMissing)?;
     let OuterL4::Udp { dst_port, .. } = outer.l4 else {
         return Err(DropReason::OuterMissing.into());
@@ -28,6 +32,7 @@ pub(super) fn open<'t>(tables: &'t Tables<'_>, frame: &mut Frame<'_>) -> Result<
     })?;
     let network = tables
         .network_by_vni(dst_port, vni)
+        .filter(|network| network.underlay == ingress)
         .ok_or(DropReason::UnknownVni)?;
     let peer = tables
         .peer_by_underlay(network, outer.src)

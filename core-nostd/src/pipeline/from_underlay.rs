@@ -4,11 +4,12 @@
 
 use super::{Exit, decap, deliver, forward, guard, parse, route};
 use crate::tables::Tables;
-use crate::{DropReason, Fate, Frame, NetworkId};
+use crate::{DropReason, Fate, Frame, NetworkId, PortId};
 
 /// `network_id` receives the packet's network as soon as it is known, for ICMP errors.
 pub(super) fn run(
     tables: &Tables<'_>,
+    ingress: PortId,
     frame: &mut Frame<'_>,
     network_id: &mut NetworkId,
 ) -> Result<Fate, Exit> {
@@ -16,7 +17,7 @@ pub(super) fn run(
         network,
         peer,
         outer_tos,
-    } = decap::open(tables, frame)?;
+    } = decap::open(tables, ingress, frame)?;
     *network_id = network.id;
 
     let packet = parse::ip(frame)?;

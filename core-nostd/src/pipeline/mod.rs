@@ -137,7 +137,7 @@ pub(crate) fn run(
     let result = match port.role {
         PortRole::Endpoint => from_endpoint::run(tables, port, frame),
         PortRole::Host => from_host::run(tables, port, frame),
-        PortRole::Underlay => from_underlay::run(tables, frame, &mut network),
+        PortRole::Underlay => from_underlay::run(tables, ingress, frame, &mut network),
         PortRole::Absent => Err(DropReason::PortUnknown.into()),
     };
     match result {
