@@ -116,38 +116,27 @@ pub(crate) fn ask(site: &Site, node: &str, args: &[&str]) -> Result<Output> {
     site.exec(node, &argv, &[], ("", CALL))
 }
 
-/// One container as the runtime knows it.
-pub(crate) struct Container<'a> {
-    pub(crate) node: &'a str,
-    pub(crate) id: &'a str,
-    pub(crate) netns: &'a str,
-}
-
-/// Calls `culvert-cni` with `verb`, as a runtime does.
-pub(crate) fn cni(site: &Site, verb: &str, container: &Container<'_>) -> Result<Output> {
-    let plugin = program("culvert-cni")?;
-    let path = bin_dir()?.display().to_string();
-    let dir = Files::new(site, container.node).dir;
-    let config = json!({
+/// The network configuration that a runtime of the node has.
+pub(crate) fn net_conf(site: &Site, node: &str) -> Value {
+    let dir = Files::new(site, node).dir;
+    json!({
         "cniVersion": "1.0.0",
         "name": "culvert",
         "type": "culvert-cni",
         "runDir": dir.join("run"),
         "stateDir": dir.join("state"),
-    });
-    let env = [
-        ("CNI_COMMAND", verb),
-        ("CNI_CONTAINERID", container.id),
-        ("CNI_NETNS", container.netns),
-        ("CNI_IFNAME", "eth0"),
-        ("CNI_PATH", &path),
-    ];
-    site.exec(
-        container.node,
-        &[&plugin],
-        &env,
-        (&config.to_string(), CALL),
-    )
+    })
+}
+
+/// Calls `culvert-cni` in the node's namespace with this environment and standard input.
+pub(crate) fn plugin(
+    site: &Site,
+    node: &str,
+    env: &[(&str, &str)],
+    config: &str,
+) -> Result<Output> {
+    let plugin = program("culvert-cni")?;
+    site.exec(node, &[&plugin], env, (config, CALL))
 }
 
 /// The result of an ADD, and the IPv4 address it gave.

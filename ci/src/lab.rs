@@ -12,10 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::culvert::{self, Container, Files};
+use crate::culvert::{self, Files};
 use crate::kernel;
 use crate::plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
 use crate::process::{Output, ProcessId, run, wait_for};
+use crate::runtime::{Call, container_id};
 use crate::site::{self, Site};
 use crate::sweep::{Kept, sweep};
 
@@ -240,13 +241,8 @@ impl Lab {
     /// # Errors
     /// When the plugin cannot be started or takes too long.
     pub fn cni(&self, verb: &str, pod: &Pod) -> Result<Output> {
-        let netns = format!("/var/run/netns/{}", self.namespace(&pod.name));
-        let container = Container {
-            node: &pod.node,
-            id: &pod.container,
-            netns: &netns,
-        };
-        culvert::cni(&self.site, verb, &container)
+        let call = self.call(verb, &pod.node, &pod.name);
+        call.env("CNI_CONTAINERID", &pod.container).output()
     }
 
     /// Deletes a pod: CNI DEL and again CNI DEL (a runtime repeats it, and it
@@ -335,6 +331,46 @@ impl Lab {
             );
         }
         Ok(())
+    }
+
+    /// The process of a culvert node's daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn daemon_pid(&self, node: &str) -> Result<u32> {
+        let pid = self.daemons.get(node).copied();
+        pid.with_context(|| format!("no culvertd runs on {node}"))
+    }
+
+    /// The path of one of culvert's own programs.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn program(&self, name: &str) -> Result<String> {
+        culvert::program(name)
+    }
+
+    /// Begins a call of the plugin on `node` for a container whose namespace is `place`.
+    #[must_use]
+    pub fn call(&self, verb: &str, node: &str, place: &str) -> Call {
+        Call::new(&self.site, (verb, node, place))
+    }
+
+    /// Makes a network namespace for a place that is no pod (yet).
+    ///
+    /// # Errors
+    /// When the name cannot be or is taken.
+    pub fn add_place(&self, place: &str) -> Result<()> {
+        check_name(place)?;
+        self.site.add_namespace(place)
+    }
+
+    /// Deletes the namespace of a place, as a runtime that calls no DEL does.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn delete_place(&self, place: &str) -> Result<()> {
+        self.site.delete_namespace(place)
     }
 
     /// Names of the nodes whose daemon was started and not stopped.
@@ -498,27 +534,5 @@ impl Drop for Service {
             // With its lab taken down it is gone already.
             let _ = self.site.end(pid, Signal::SIGKILL);
         }
-    }
-}
-
-/// A container identity of 64 hex digits, as containerd's are.
-fn container_id(tag: &str, pod: &str) -> String {
-    let bytes = format!("{tag}-{pod}").into_bytes();
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits:0<64.64}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::container_id;
-
-    #[test]
-    fn container_ids_are_as_long_as_containerds() {
-        let (one, other) = (
-            container_id("cvl1234567x12", "p1"),
-            container_id("cvl1234567x12", "p2"),
-        );
-        assert_eq!((one.len(), other.len()), (64, 64));
-        assert_ne!(one, other);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use culvert_lab::{Kept, blast, demo, hold, sweep, tear_down_on_panic};
+use culvert_lab::{Kept, blast, demo, hold, inject, sweep, tear_down_on_panic};
 use serde::Serialize;
 
 /// Networks of nodes and pods in namespaces of this machine, to try culvert.
@@ -51,6 +51,13 @@ enum Verb {
         run: u32,
         #[arg(long)]
         limit_ms: u64,
+    },
+    /// Send raw frames, given in hexadecimal digits, out of a device.
+    #[command(hide = true)]
+    Inject {
+        device: String,
+        #[arg(required = true)]
+        frames: Vec<String>,
     },
     /// Build a small lab, print its name, and wait (or panic): for the lab's own tests.
     #[command(hide = true)]
@@ -101,6 +108,7 @@ fn act(verb: Verb) -> Result<()> {
                 println!("{}", blast::LISTENING)
             })?)
         }
+        Verb::Inject { device, frames } => inject(&device, &frames),
         Verb::Hold { panic } => hold(panic),
     }
 }

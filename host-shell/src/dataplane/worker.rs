@@ -71,6 +71,10 @@ pub(super) fn spawn(
         };
         match worker.run() {
             Ok(()) => tracing::debug!("the data-plane worker has stopped"),
+            // The control plane lets go of the channel when it ends.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::debug!("the data-plane worker's channel was closed");
+            }
             Err(error) => tracing::error!(%error, "the data-plane worker has failed"),
         }
     };
