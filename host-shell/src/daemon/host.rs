@@ -31,6 +31,7 @@ impl Daemon {
             other => start_error(other),
         })?;
         let mac = self.configure_host_device().await.map_err(start_error)?;
+        self.add_host_routes().await?;
         let port = cluster::host_port(mac, self.pod_mtu).map_err(start_error)?;
         self.core
             .apply(Owner::Cluster, &[port])
@@ -60,14 +61,39 @@ impl Daemon {
             _ => {}
         }
         self.netlink.set_up(name).await?;
-        let present = self.netlink.routes(name).await?;
+        Ok(mac.0)
+    }
+
+    async fn add_host_routes(&self) -> Result<(), StartError> {
+        let present = self.netlink.routes(&self.config.device).await;
+        let present = present.map_err(start_error)?;
         for route in self.host_routes() {
-            let there = present.iter().any(|r| r.destination == route.destination);
-            if !there {
-                self.netlink.add_route(&route).await?;
+            if present.iter().any(|r| r.destination == route.destination) {
+                continue;
+            }
+            match self.netlink.add_route(&route).await {
+                Err(error) if error.is_exists() => return Err(self.route_taken(&route).await),
+                added => added.map_err(start_error)?,
             }
         }
-        Ok(mac.0)
+        Ok(())
+    }
+
+    /// Says who has the route that this node needs.
+    async fn route_taken(&self, wanted: &Route) -> StartError {
+        let mut holder = "another route".to_owned();
+        for link in self.netlink.links().await.unwrap_or_default() {
+            let routes = self.netlink.routes(&link.name).await.unwrap_or_default();
+            let same = |route: &&Route| route.destination == wanted.destination;
+            if let Some(route) = routes.iter().find(same) {
+                holder = format!("the route {route}");
+            }
+        }
+        StartError(format!(
+            "{} cannot have the route {wanted}: {holder} is in the way; remove it, or change the network in {}",
+            self.config.device,
+            self.config.cluster_path.display()
+        ))
     }
 
     /// To the gateway, and by it to all pods: one neighbor entry, however many pods.
