@@ -26,7 +26,11 @@ pub fn inject(device: &str, frames: &[String]) -> Result<()> {
         let bytes = bytes(frame)?;
         let sent = send(socket.as_raw_fd(), &bytes, MsgFlags::empty())
             .with_context(|| format!("sending {} bytes out of {device}", bytes.len()))?;
-        ensure!(sent == bytes.len(), "only {sent} bytes of {} left", bytes.len());
+        ensure!(
+            sent == bytes.len(),
+            "only {sent} bytes of {} left",
+            bytes.len()
+        );
     }
     Ok(())
 }

@@ -62,17 +62,48 @@ fn with(lab: &Lab, (name, from, to): (&str, &str, &str), test: impl FnOnce()) {
 fn wrong_files_are_named_with_what_is_wrong() {
     let mut lab = lab();
     let cases: [(&str, &str, &str, &[&str]); 8] = [
-        ("culvert.toml", "node = ", "node ", &["culvert.toml", "line 1"]),
-        ("culvert.toml", "[host]", "[hosts]", &["culvert.toml", "hosts"]),
-        ("culvert.toml", "\"n1\"", "\"n7\"", &["cluster.toml", "n7", "n1, n2"]),
-        ("culvert.toml", "cluster.toml", "no.toml", &["no.toml", "No such file"]),
-        ("cluster.toml", "vni = 1", "vnii = 1", &["cluster.toml", "vnii"]),
+        (
+            "culvert.toml",
+            "node = ",
+            "node ",
+            &["culvert.toml", "line 1"],
+        ),
+        (
+            "culvert.toml",
+            "[host]",
+            "[hosts]",
+            &["culvert.toml", "hosts"],
+        ),
+        (
+            "culvert.toml",
+            "\"n1\"",
+            "\"n7\"",
+            &["cluster.toml", "n7", "n1, n2"],
+        ),
+        (
+            "culvert.toml",
+            "cluster.toml",
+            "no.toml",
+            &["no.toml", "No such file"],
+        ),
+        (
+            "cluster.toml",
+            "vni = 1",
+            "vnii = 1",
+            &["cluster.toml", "vnii"],
+        ),
         ("cluster.toml", "vni = 1", "vni = 16777216", &["16777216"]),
         (
             "cluster.toml",
             "10.244.2.0/24",
             "10.244.0.0/20",
-            &["\"n1\"", "\"n2\"", "10.244.1.0/24", "10.244.0.0/20", "overlaps"],
+            &[
+                "\"n1\"",
+                "\"n2\"",
+                "10.244.1.0/24",
+                "10.244.0.0/20",
+                "overlaps",
+            ],
         ),
         (
             "cluster.toml",
@@ -98,7 +129,15 @@ fn what_is_in_the_way_is_named() {
 
     // The tunnel's UDP port: a process, then the kernel.
     let lab_program = env!("CARGO_BIN_EXE_culvert-lab");
-    let argv = [lab_program, "sink", "192.168.77.1:8472", "--run", "1", "--limit-ms", "60000"];
+    let argv = [
+        lab_program,
+        "sink",
+        "192.168.77.1:8472",
+        "--run",
+        "1",
+        "--limit-ms",
+        "60000",
+    ];
     let holder = lab
         .spawn("n1", &argv, |said| said.contains("listening"))
         .unwrap();
@@ -139,7 +178,11 @@ fn state_that_cannot_be_used_is_named() {
     // A damaged database, in several ways.
     let path = file(&lab, "state/culvert.redb");
     let good = fs::read(&path).unwrap();
-    for bad in [vec![b'x'; 5000], good[..good.len() / 3].to_vec(), vec![0; 1]] {
+    for bad in [
+        vec![b'x'; 5000],
+        good[..good.len() / 3].to_vec(),
+        vec![0; 1],
+    ] {
         fs::write(&path, bad).unwrap();
         refused(&lab, &["culvert.redb"]);
     }

@@ -69,7 +69,8 @@ pub struct Endpoint {
     pub netns: String,
     /// The core's port.
     pub port: u16,
-    /// `intent` while ADD is on its way, `committed` after.
+    /// `adding` while ADD is on its way, then `ready`; `differs` or `cut off` when the
+    /// packet core has something else than ADD gave it, or nothing.
     pub state: String,
 }
 
