@@ -16,7 +16,7 @@ use crate::site::Site;
 /// How long a daemon may take until it answers.
 const READY: Duration = Duration::from_secs(10);
 /// How long one call of the plugin or the command line may take.
-const CALL: Duration = Duration::from_secs(10);
+pub(crate) const CALL: Duration = Duration::from_secs(10);
 
 /// The directory with culvert's own programs: `CULVERT_BIN_DIR`, or where the
 /// running program lies.
@@ -126,17 +126,6 @@ pub(crate) fn net_conf(site: &Site, node: &str) -> Value {
         "runDir": dir.join("run"),
         "stateDir": dir.join("state"),
     })
-}
-
-/// Calls `culvert-cni` in the node's namespace with this environment and standard input.
-pub(crate) fn plugin(
-    site: &Site,
-    node: &str,
-    env: &[(&str, &str)],
-    config: &str,
-) -> Result<Output> {
-    let plugin = program("culvert-cni")?;
-    site.exec(node, &[&plugin], env, (config, CALL))
 }
 
 /// The result of an ADD, and the IPv4 address it gave.

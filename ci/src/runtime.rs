@@ -18,6 +18,7 @@ pub struct Call {
     env: BTreeMap<String, String>,
     config: Value,
     stdin: Option<String>,
+    under: Vec<String>,
 }
 
 /// What the plugin answered.
@@ -69,6 +70,7 @@ impl Call {
             env: env.map(|(name, value)| (name.to_owned(), value)).into(),
             config: culvert::net_conf(site, node),
             stdin: None,
+            under: Vec::new(),
         }
     }
 
@@ -100,6 +102,13 @@ impl Call {
         self
     }
 
+    /// Run by another program, which is given the plugin's path as its last argument.
+    #[must_use]
+    pub fn under(mut self, argv: &[&str]) -> Self {
+        self.under = argv.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Makes the call.
     ///
     /// # Errors
@@ -112,7 +121,11 @@ impl Call {
             .collect();
         let config = self.config.to_string();
         let stdin = self.stdin.as_deref().unwrap_or(&config);
-        culvert::plugin(&self.site, &self.node, &env, stdin)
+        let plugin = culvert::program("culvert-cni")?;
+        let mut argv: Vec<&str> = self.under.iter().map(String::as_str).collect();
+        argv.push(&plugin);
+        self.site
+            .exec(&self.node, &argv, &env, (stdin, culvert::CALL))
     }
 
     /// Makes the call and takes its answer apart.
