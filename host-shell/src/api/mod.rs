@@ -12,6 +12,7 @@
 //! ```
 
 mod client;
+mod places;
 mod server;
 mod types;
 

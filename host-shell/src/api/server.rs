@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::places::Places;
 use super::{MAX_REQUEST, MAX_RESPONSE, Reply, Request, Response, socket_path};
 use crate::cni::{CniError, code};
 
-/// Connections served at a time; the next ones are told to come back.
-const MAX_CONNECTIONS: usize = 128;
 /// How long a client may take for a request line, or for reading an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -139,13 +138,15 @@ fn refuse_live(path: &Path) -> Result<(), BindError> {
 
 /// Answers requests until it is dropped; a request being handled then is still finished.
 ///
+/// When there are too many connections those that sleep are closed; if none does, new ones wait.
+///
 /// Must run in a tokio runtime with I/O and time.
 ///
 /// # Errors
 /// Only if the runtime does not take the socket. Failures of single connections end these alone.
 pub async fn serve(listener: Listener, handler: Arc<impl Handler>) -> io::Result<()> {
     let socket = UnixListener::from_std(listener.inner.try_clone()?)?;
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new();
     loop {
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,
@@ -156,35 +157,27 @@ pub async fn serve(listener: Listener, handler: Arc<impl Handler>) -> io::Result
                 continue;
             }
         };
-        match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => drop(tokio::spawn(connection(
-                stream,
-                Arc::clone(&handler),
-                place,
-            ))),
-            Err(_) => refuse(&stream),
-        }
+        let place = places.take().await;
+        let (handler, places) = (Arc::clone(&handler), Arc::clone(&places));
+        tokio::spawn(async move { connection(stream, &*handler, &places, place).await });
     }
 }
 
-/// Tells a client that there is no place; never waits for it.
-fn refuse(stream: &UnixStream) {
-    let busy = format!("{MAX_CONNECTIONS} connections are open already");
-    let response: Response<()> = Response::Error(CniError::new(code::TRY_AGAIN, busy));
-    // A new socket's buffer is empty, so the short line fits; if not, the close says enough.
-    let _ = stream.try_write(&encode(&response));
-}
-
-async fn connection(stream: UnixStream, handler: Arc<impl Handler>, _place: OwnedSemaphorePermit) {
+async fn connection(
+    stream: UnixStream,
+    handler: &impl Handler,
+    places: &Places,
+    _place: OwnedSemaphorePermit,
+) {
     let mut stream = BufReader::new(stream);
     // An error here is a client that went away or fell asleep: nothing to do about it.
-    while let Ok(Some(line)) = read_line(&mut stream).await {
+    while let Some(Ok(Some(line))) = places.client_turn(read_line(&mut stream)).await {
         let (response, more) = match line {
-            Line::Complete(line) => (answer(&line, &*handler).await, true),
+            Line::Complete(line) => (answer(&line, handler).await, true),
             Line::TooLong => (encode(&too_long()), false),
         };
-        let sent = timeout(CLIENT_PATIENCE, stream.get_mut().write_all(&response)).await;
-        if !more || !matches!(sent, Ok(Ok(()))) {
+        let sent = timeout(CLIENT_PATIENCE, stream.get_mut().write_all(&response));
+        if !more || !matches!(places.client_turn(sent).await, Some(Ok(Ok(())))) {
             break;
         }
     }

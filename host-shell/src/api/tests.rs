@@ -192,14 +192,11 @@ fn sleeping_and_vanishing_clients_harm_nobody() {
 }
 
 #[test]
-fn too_many_connections_are_told_so() {
+fn clients_that_sleep_make_place_for_others() {
     let dir = server();
-    let held: Vec<_> = (0..128).map(|_| raw(&dir)).collect();
-    let error = client(&dir).call::<Value>(&Request::Counters).unwrap_err();
-    let told = matches!(&error, ClientError::Refused(error) if error.code == 11);
-    assert!(told || matches!(error, ClientError::Closed(_)), "{error}");
+    let held: Vec<_> = (0..300).map(|_| raw(&dir)).collect();
+    assert_alive(&dir);
     drop(held);
-    std::thread::sleep(Duration::from_millis(200));
     assert_alive(&dir);
 }
 
