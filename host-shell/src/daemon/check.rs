@@ -138,19 +138,65 @@ impl Daemon {
             let message = "the packet core's tables are full; delete pods of this node";
             return Err(unavailable(message.to_owned()));
         }
-        let device = &self.underlay.link.name;
-        let link = self.netlink.find_link(device).await;
-        match link.map_err(|error| unavailable(error.to_string()))? {
-            None => Err(unavailable(format!("the underlay device {device} is gone"))),
-            Some(link) if !link.up => {
-                Err(unavailable(format!("the underlay device {device} is down")))
+        for wrong in [self.underlay_problem().await, self.host_problem().await] {
+            if let Some(wrong) = wrong.map_err(|error| unavailable(error.to_string()))? {
+                return Err(unavailable(wrong));
             }
-            Some(link) if link.mtu != self.underlay.link.mtu => Err(unavailable(format!(
-                "the MTU of {device} has changed from {} to {}; restart culvertd",
-                self.underlay.link.mtu, link.mtu
-            ))),
-            Some(_) => Ok(()),
         }
+        Ok(())
+    }
+
+    /// What keeps tunnel packets from leaving or coming in.
+    async fn underlay_problem(&self) -> Result<Option<String>, NetlinkError> {
+        let (started, address) = (&self.underlay.link, self.config.node.underlay);
+        let device = &started.name;
+        let Some(found) = self.netlink.link_of_address(address).await? else {
+            return Ok(Some(match self.netlink.find_link(device).await? {
+                None => format!("the underlay device {device} is gone, and with it {address}"),
+                Some(_) => format!(
+                    "the underlay device {device} has lost the address {address}: give it back"
+                ),
+            }));
+        };
+        let link = found.link;
+        Ok(if !link.up {
+            Some(format!("the underlay device {} is down", link.name))
+        } else if link.mtu != started.mtu {
+            Some(format!(
+                "the MTU of the underlay device {} is {}, and was {} at the start; restart culvertd",
+                link.name, link.mtu, started.mtu
+            ))
+        } else {
+            None
+        })
+    }
+
+    /// What keeps the node and its pods from reaching each other.
+    async fn host_problem(&self) -> Result<Option<String>, NetlinkError> {
+        let device = &self.config.device;
+        let Some(link) = self.netlink.find_link(device).await? else {
+            return Ok(Some(format!(
+                "the host device {device} is gone; restart culvertd"
+            )));
+        };
+        if link.alias.as_deref() != Some(super::host::ALIAS) {
+            return Ok(Some(format!(
+                "the host device {device} was replaced by another; remove that and restart culvertd"
+            )));
+        }
+        if !link.up {
+            return Ok(Some(format!(
+                "the host device {device} is down; set it up and restart culvertd"
+            )));
+        }
+        let present = self.netlink.routes(device).await?;
+        let lost = self
+            .host_routes()
+            .into_iter()
+            .find(|route| !present.iter().any(|r| r.destination == route.destination));
+        Ok(lost.map(|route| {
+            format!("the host device {device} has lost the route {route}; restart culvertd")
+        }))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::netlink::{NetlinkError, Route};
 use crate::sys::tap::{Tap, TapError, TapOptions};
 
 /// What marks the host's device as culvert's.
-const ALIAS: &str = "culvert: the host's way to the pods";
+pub(super) const ALIAS: &str = "culvert: the host's way to the pods";
 
 impl Daemon {
     /// Makes the host's device, or takes over the one that an earlier daemon left,
