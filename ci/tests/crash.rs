@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use culvert_lab::{Answer, Lab, NodeKind, ProcessId};
+use culvert_lab::{Answer, Lab, NodeKind, ProcessId, Service};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -222,6 +222,66 @@ fn a_daemon_killed_amid_calls_loses_and_keeps_nothing() {
         assert!(call(&lab, "DEL", place).success);
     }
     agree(&lab, &places, &BTreeMap::new());
+}
+
+/// A daemon that can be ended while others use the lab.
+fn start(lab: &Lab) -> Service {
+    let daemon = lab.program("culvertd").unwrap();
+    let config = lab.dir().join("n1/culvert.toml").display().to_string();
+    let argv = [daemon.as_str(), "--config", &config];
+    lab.spawn("n1", &argv, |said| said.contains("ready"))
+        .unwrap()
+}
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn daemons_that_come_and_go_amid_calls_lose_and_keep_nothing() {
+    let places = places(6);
+    let mut lab = lab(&places);
+    lab.stop_daemon("n1", Signal::SIGTERM).unwrap();
+    let mut containers: Vec<BTreeMap<String, Option<Ipv4Addr>>> = places
+        .chunks(2)
+        .map(|pair| pair.iter().map(|place| (place.clone(), None)).collect())
+        .collect();
+    for round in 0..rounds(4) {
+        let stop = AtomicBool::new(false);
+        let daemon = thread::scope(|scope| {
+            for mine in &mut containers {
+                let (lab, stop) = (&lab, &stop);
+                scope.spawn(move || runtime(lab, mine, stop));
+            }
+            for step in 0..4 {
+                let daemon = start(&lab);
+                let pause = (round * 4 + step) * 29 % 120;
+                thread::sleep(Duration::from_millis(u64::try_from(pause).unwrap()));
+                let signals = [Signal::SIGKILL, Signal::SIGTERM];
+                daemon.stop(signals[step % 2]).unwrap();
+            }
+            let daemon = start(&lab);
+            thread::sleep(Duration::from_millis(100));
+            stop.store(true, Ordering::SeqCst);
+            daemon
+        });
+        let present = containers
+            .iter()
+            .flatten()
+            .filter_map(|(place, address)| Some((place.clone(), (*address)?)))
+            .collect();
+        agree(&lab, &places, &present);
+        daemon.stop(Signal::SIGTERM).unwrap();
+    }
+    let spool = lab.dir().join("n1/state/spool");
+    let daemon = start(&lab);
+    for place in &places {
+        assert!(call(&lab, "DEL", place).success);
+    }
+    agree(&lab, &places, &BTreeMap::new());
+    // A file whose plugin was cut off between its two tries may stay until the next start.
+    let left = std::fs::read_dir(spool).map_or(0, Iterator::count);
+    assert_eq!(left, 0);
+    daemon.stop(Signal::SIGTERM).unwrap();
+    let devices = lab.run("n1", &["ip", "-o", "link"]).unwrap().stdout;
+    assert!(!devices.contains("culvert0"), "{devices}");
 }
 
 #[test]
