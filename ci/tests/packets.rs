@@ -505,17 +505,23 @@ fn a_pod_device_that_is_down_keeps_nobody_busy() {
     lab.run("p1", &["ip", "route", "replace", "default", "via", GATEWAY])
         .unwrap();
     assert_eq!(lab.ping("p2", target, 1).unwrap().received, 1);
-    // A device that goes while no daemon is there: the pod is cut off, and said to be.
+    // A device that goes: the pod is cut off, and said to be.
+    let cut_off = |lab: &Lab| {
+        let status = lab.culvert("n1", &["status"]).unwrap().stdout;
+        let container = &lab.pod("p1").unwrap().container;
+        assert!(status.contains(container), "{status}");
+        let endpoints = lab.culvert("n1", &["endpoints"]).unwrap().stdout;
+        assert!(endpoints.contains("cut off"), "{endpoints}");
+    };
+    lab.run("p1", &["ip", "link", "del", "eth0"]).unwrap();
+    cut_off(&lab);
+    lab.delete_pod("p1").unwrap();
+    lab.add_pod("n1", "p1").unwrap();
+    // Also when it goes while no daemon is there.
     lab.stop_daemon("n1", Signal::SIGKILL).unwrap();
     lab.run("p1", &["ip", "link", "del", "eth0"]).unwrap();
     lab.start_daemon("n1").unwrap();
-    let status = lab.culvert("n1", &["status"]).unwrap().stdout;
-    assert!(
-        status.contains(&lab.pod("p1").unwrap().container),
-        "{status}"
-    );
-    let endpoints = lab.culvert("n1", &["endpoints"]).unwrap().stdout;
-    assert!(endpoints.contains("cut off"), "{endpoints}");
+    cut_off(&lab);
     let devices = lab.run("p1", &["ip", "-o", "link"]).unwrap().stdout;
     assert!(!devices.contains("eth0"), "{devices}");
     lab.delete_pod("p1").unwrap();

@@ -104,6 +104,9 @@ impl Daemon {
     /// Compares the attachment with the port as the core has it.
     async fn compare_core(&self, attachment: &Attachment) -> Result<Vec<String>, CniError> {
         let id = PortId(attachment.port);
+        if let Some(why) = self.worker.counters().failed().get(&id) {
+            return Ok(vec![format!("its device is no longer served: {why}")]);
+        }
         let after = attachment.port.checked_sub(1).map(PortId);
         let page = self.core.ports_page(Read::Ports { after }).await;
         let page = page.map_err(core_error)?;
@@ -137,6 +140,10 @@ impl Daemon {
         {
             let message = "the packet core's tables are full; delete pods of this node";
             return Err(unavailable(message.to_owned()));
+        }
+        if let Some(why) = self.worker.counters().failed().get(&cluster::UNDERLAY) {
+            let message = format!("the underlay's socket has failed: {why}; restart culvertd");
+            return Err(unavailable(message));
         }
         for wrong in [self.underlay_problem().await, self.host_problem().await] {
             if let Some(wrong) = wrong.map_err(|error| unavailable(error.to_string()))? {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use culvert_core::channel::{Encap, NextHop, PortKind};
-use culvert_core::{Capacities, Counter};
+use culvert_core::{Capacities, Counter, PortId};
 use ipnet::IpNet;
 
 use super::pod::core_error;
@@ -25,6 +25,7 @@ impl Daemon {
             let problems = self.problems.lock().unwrap_or_else(|e| e.into_inner());
             problems.values().cloned().collect()
         };
+        problems.extend(self.failed_pods().await?);
         if let Err(error) = self.cni_status().await {
             problems.push(error.msg);
         }
@@ -46,6 +47,24 @@ impl Daemon {
         })
     }
 
+    /// The pods whose device has gone under the daemon's hands.
+    async fn failed_pods(&self) -> Result<Vec<String>, CniError> {
+        let failed = self.worker.counters().failed();
+        if failed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let attachments = self.with_store(|store| store.list()).await?;
+        let problem = |attachment: &Attachment| {
+            let why = failed.get(&PortId(attachment.port))?;
+            let key = &attachment.key;
+            Some(format!(
+                "container {} is cut off: its interface {} is gone ({why}); delete and add it again",
+                key.container_id, key.ifname
+            ))
+        };
+        Ok(attachments.iter().filter_map(problem).collect())
+    }
+
     /// Every attachment, and whether the core has it.
     pub(super) async fn endpoints(&self) -> Result<Vec<api::Endpoint>, CniError> {
         let attachments = self.with_store(|store| store.list()).await?;
@@ -54,7 +73,11 @@ impl Daemon {
             .iter()
             .map(|(port, _)| (port.entry.id.0, &port.entry))
             .collect();
+        let failed = self.worker.counters().failed();
         let state = |attachment: &Attachment| {
+            if failed.contains_key(&PortId(attachment.port)) {
+                return "cut off";
+            }
             let expected = cluster::pod_port(attachment, self.pod_mtu).ok();
             let found = in_core.get(&attachment.port).copied();
             match (attachment.phase, found) {

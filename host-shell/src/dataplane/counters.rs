@@ -1,6 +1,11 @@
-//! What the drivers count: things that happen outside the core.
+//! What the drivers tell: counts of things that happen outside the core, and the
+//! ports that have stopped working.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use culvert_core::PortId;
 
 /// Names and texts of the drivers' counters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,17 +77,41 @@ impl ShellCounter {
 
 /// The values, written by the worker and read by anybody.
 #[derive(Default)]
-pub struct ShellCounters([AtomicU64; ShellCounter::ALL.len()]);
+pub struct ShellCounters {
+    values: [AtomicU64; ShellCounter::ALL.len()],
+    /// Touched only when a port stops working or is attached or detached.
+    failed: Mutex<BTreeMap<PortId, String>>,
+}
 
 impl ShellCounters {
     /// Counts `count` more.
     pub fn add(&self, counter: ShellCounter, count: u64) {
         // Single counts need no order among them.
-        self.0[counter as usize].fetch_add(count, Ordering::Relaxed);
+        self.values[counter as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     /// The value since the worker started.
     pub fn get(&self, counter: ShellCounter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        self.values[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Remembers why a port is served no longer.
+    pub(super) fn set_failed(&self, port: PortId, why: String) {
+        self.failures().insert(port, why);
+    }
+
+    /// Forgets that a port had failed.
+    pub(super) fn clear_failed(&self, port: PortId) {
+        self.failures().remove(&port);
+    }
+
+    /// The ports whose device has failed, so that they are served no longer, and
+    /// what the kernel said.
+    pub fn failed(&self) -> BTreeMap<PortId, String> {
+        self.failures().clone()
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<PortId, String>> {
+        self.failed.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

@@ -178,6 +178,7 @@ impl WorkerThread<'_> {
 
     fn detach(&mut self, port: PortId) -> Option<Driver> {
         let driver = self.ports.remove(&port)?;
+        self.counters.clear_failed(port);
         self.unwatch(&driver);
         Some(driver)
     }
@@ -208,6 +209,7 @@ impl WorkerThread<'_> {
                 Ok(false) => return,
                 Err(error) => {
                     tracing::warn!(%port, %error, "a port's device is gone");
+                    self.counters.set_failed(port, error.to_string());
                     if let Some(driver) = self.ports.get(&port) {
                         self.unwatch(driver);
                     }
