@@ -107,11 +107,7 @@ impl WorkerThread<'_> {
             };
             for event in &events[..ready] {
                 match event.data() {
-                    TOKEN_CONTROL => match self.serve_control() {
-                        // The control plane is gone: so is whoever owns the devices.
-                        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-                        served => served?,
-                    },
+                    TOKEN_CONTROL => self.serve_control()?,
                     TOKEN_WAKE => {
                         if !self.carry_out_commands() {
                             return Ok(());
