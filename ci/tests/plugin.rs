@@ -179,6 +179,12 @@ fn adds_that_cannot_be_leave_nothing() {
     let before = picture(&lab, "x");
     let answer = add.answer().unwrap();
     assert!(!answer.success, "{answer:?}");
+    assert!(
+        answer.json["details"]
+            .to_string()
+            .contains("another interface"),
+        "{answer:?}"
+    );
     assert_eq!(before, picture(&lab, "x"), "after {answer:?}");
     ip(&lab, "x", "link del other");
 

@@ -35,11 +35,11 @@ impl Daemon {
     ) -> Result<u32, CniError> {
         let name = &attachment.key.ifname;
         let tap = create_tap(ns, name).await?;
-        let netlink = Netlink::connect(Some(ns)).map_err(netlink_error)?;
+        let netlink = Netlink::connect(Some(ns)).map_err(io_error)?;
         let index = self
             .configure(&netlink, attachment)
             .await
-            .map_err(netlink_error)?;
+            .map_err(|error| configure_error(&error))?;
         tap.set_persist(true).map_err(|e| tap_error(&e, name, ns))?;
         self.serve(attachment, tap).await?;
         Ok(index)
@@ -213,8 +213,15 @@ fn tap_error(error: &TapError, name: &str, ns: &NetNs) -> CniError {
     }
 }
 
-fn netlink_error(error: NetlinkError) -> CniError {
-    io_error(error)
+fn configure_error(error: &NetlinkError) -> CniError {
+    let described = io_error(error);
+    // The device is new, so what exists already is a route of another interface.
+    match error.is_exists() {
+        true => described.with_details(
+            "the pod has this route by another interface already; culvert gives a pod one interface, with its default route",
+        ),
+        false => described,
+    }
 }
 
 pub(super) fn io_error(error: impl std::fmt::Display) -> CniError {
