@@ -366,6 +366,16 @@ impl Key {
         }
     }
 
+    /// The prefix of this length that holds `address`.
+    pub(crate) fn holding(address: IpAddr, length: u8) -> Key {
+        let host = Key::host(address);
+        Key {
+            bits: host.bits & mask(length),
+            length,
+            ..host
+        }
+    }
+
     pub(crate) fn covers(self, other: Key) -> bool {
         self.family == other.family
             && self.length <= other.length

@@ -18,6 +18,8 @@ pub enum Fate {
     Reply,
     /// It was for the gateway and is done.
     Consume,
+    /// Copies of it are among the frames that the gateway made; it is done itself.
+    Flood,
     /// Discard it; the reason is counted.
     Drop(DropReason),
 }
@@ -54,8 +56,7 @@ drop_reasons! {
     PortUnknown "port-unknown" "The frame came in by a port that the core has no entry for; its attachment is being added or removed."
     FrameTruncated "frame-truncated" "Shorter than its Ethernet header."
     VlanTagged "vlan-tagged" "The frame has an 802.1Q or 802.1ad tag; pods send untagged frames."
-    NotIp "not-ip" "Neither IPv4 nor ARP."
-    Ipv6 "ipv6" "An IPv6 frame; this version forwards IPv4 only."
+    NotIp "not-ip" "Neither IPv4, IPv6 nor ARP."
     ArpMalformed "arp-malformed" "An ARP packet that is truncated or not for IPv4 over Ethernet (RFC 826)."
     ArpSenderMac "arp-sender-mac" "Source guard: the ARP sender's hardware address is not the endpoint's."
     ArpSenderIp "arp-sender-ip" "Source guard: the ARP sender's address is not one of the endpoint's."
@@ -65,6 +66,10 @@ drop_reasons! {
     Ipv4HeaderLength "ipv4-header-length" "The header length (IHL) is below 20 bytes or beyond the packet."
     Ipv4TotalLength "ipv4-total-length" "The total length is below the header's or beyond the frame."
     Ipv4Checksum "ipv4-checksum" "The IPv4 header checksum is wrong."
+    Ipv6Truncated "ipv6-truncated" "Shorter than an IPv6 header."
+    Ipv6Version "ipv6-version" "The version field is not 6."
+    Ipv6PayloadLength "ipv6-payload-length" "The payload length goes beyond the frame."
+    Ipv6Extension "ipv6-extension" "An IPv6 extension header goes beyond the packet, stands in a wrong place, or there are more than eight."
     SourceMac "source-mac" "Source guard: the Ethernet source is not the endpoint's MAC address."
     SourceIp "source-ip" "Source guard: the IP source is not one of the endpoint's addresses or allowed prefixes, or is the gateway's or no single host's."
     TunnelSpoof "tunnel-spoof" "A pod sent a tunnel packet (a network's UDP port, or protocol 4 or 41) to a node's underlay address."
@@ -75,12 +80,12 @@ drop_reasons! {
     Blackhole "blackhole" "The route is a blackhole: an address of this node's block that no pod has. ICMP host unreachable was sent."
     TtlExceeded "ttl-exceeded" "TTL was 1 or 0; ICMP time exceeded was sent (traceroute does this on purpose)."
     TooBig "too-big" "Larger than the next hop's MTU with DF set; ICMP fragmentation needed was sent."
-    TooBigToFragment "too-big-to-fragment" "Larger than the next hop's MTU without DF, and this version does not fragment."
+    FragmentSpares "fragment-spares" "The packet had to be fragmented and the shell's spare buffers were all in use or too small."
+    TooBigSuperFrame "too-big-super-frame" "The segments of a super-frame without DF are larger than the next hop's MTU; they were cut for good by the sender."
     HostLoop "host-loop" "The host sent a packet that routes back to the host; check the host's routes to the pod prefix."
     HostMissing "host-missing" "The route leads to the host, but the network has no host port."
     NoHeadroom "no-headroom" "The shell gave a buffer without room for the tunnel header."
     BadOffload "bad-offload" "The device's checksum or segmentation marks do not fit the frame."
-    SuperFrame "super-frame" "A segmented super-frame was to leave through a port that cannot carry one."
     OuterMissing "outer-missing" "A frame from the underlay came without its outer addresses or with those of no known tunnel."
     VxlanTruncated "vxlan-truncated" "Shorter than a VXLAN header (RFC 7348)."
     VxlanFlags "vxlan-flags" "The VXLAN header's I flag is not set (RFC 7348 section 5)."
@@ -88,11 +93,20 @@ drop_reasons! {
     UnknownPeer "unknown-peer" "The outer source is not the underlay address of a peer in this network."
     EncapNotAllowed "encap-not-allowed" "The peer's entry does not accept this encapsulation."
     VtepMac "vtep-mac" "The inner Ethernet destination is not this node's VTEP MAC address."
-    InnerNotIp "inner-not-ip" "The decapsulated frame is not IPv4, and VTEP neighbors are static."
+    InnerNotIp "inner-not-ip" "The decapsulated frame is neither IPv4 nor IPv6, and VTEP neighbors are static."
     PeerGuard "peer-guard" "The inner source neither routes back to the peer it came from nor is one of its node addresses."
     EcnCe "ecn-ce" "The underlay marked congestion on a packet that cannot carry the mark (RFC 6040 section 4.2)."
     TransitDenied "transit-denied" "A decapsulated packet would leave through another tunnel; this node is no transit."
-    SourceRoute "source-route" "Source guard: the IPv4 options route the packet past the guard (loose or strict source route, RFC 7126 section 4.3)."
+    SourceRoute "source-route" "Source guard: the packet chooses its own route past the guard (IPv4 loose or strict source route, RFC 7126 section 4.3; IPv6 routing header, RFC 5095)."
+    LinkLocalSource "link-local-source" "Source guard: an IPv6 link-local or unspecified source outside neighbor discovery and multicast listener discovery."
+    NdMalformed "nd-malformed" "A neighbor discovery message that is truncated, has a wrong checksum or came through a router (RFC 4861 section 7.1)."
+    NdSenderMac "nd-sender-mac" "Source guard: the link-layer address in a neighbor discovery message is not the endpoint's."
+    NdSenderIp "nd-sender-ip" "Source guard: the sender or target of a neighbor discovery message is not one of the endpoint's addresses."
+    NdTarget "nd-target" "A neighbor solicitation for an address that the gateway does not answer for."
+    NdRouter "nd-router" "A pod sent a router advertisement or a redirect, which only routers may."
+    Dhcp "dhcp" "A pod or the host asked for DHCP; addresses come from CNI."
+    DirectLoop "direct-loop" "The host sent a packet whose route is direct, without a tunnel; check the host's own route for the prefix."
+    TunnelLoop "tunnel-loop" "A decapsulated packet would go back to the peer that it came from."
 }
 
 impl core::fmt::Display for DropReason {
@@ -104,7 +118,7 @@ impl core::fmt::Display for DropReason {
 /// The counters of the core that are not drop reasons, followed by one for each
 /// [`DropReason`].
 ///
-/// `rx = forward-endpoint + forward-host + forward-underlay + reply + consume + Σ drops`
+/// `rx = forward-endpoint + forward-host + forward-underlay + reply + consume + flood + Σ drops`
 /// holds after every batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counter {
@@ -120,14 +134,19 @@ pub enum Counter {
     Reply,
     /// Frames that were for the gateway and needed no answer.
     Consume,
-    /// Frames that the gateway made itself (ICMP errors).
+    /// Broadcast and multicast frames that were copied to other ports.
+    Flood,
+    /// Frames that the gateway made itself: ICMP errors, fragments but the first,
+    /// copies.
     Originated,
     /// ICMP errors not sent because of the rate limit.
     IcmpRateLimited,
-    /// ICMP errors not sent because the shell's spare buffers were all in use or too small.
+    /// ICMP errors and copies not sent because the shell's spare buffers were all in use or too small.
     SparesExhausted,
     /// ICMP errors not sent because nothing routes back to the sender.
     IcmpNoRoute,
+    /// Copies of flooded frames that were too large for the port or peer.
+    FloodTooBig,
     /// Frames dropped for this reason.
     Drop(DropReason),
 }
@@ -140,10 +159,12 @@ impl Counter {
         Counter::ForwardUnderlay,
         Counter::Reply,
         Counter::Consume,
+        Counter::Flood,
         Counter::Originated,
         Counter::IcmpRateLimited,
         Counter::SparesExhausted,
         Counter::IcmpNoRoute,
+        Counter::FloodTooBig,
     ];
 
     /// Numbers below this are not drop reasons. Some are unused, so that plain
@@ -162,10 +183,12 @@ impl Counter {
             Counter::ForwardUnderlay => 3,
             Counter::Reply => 4,
             Counter::Consume => 5,
-            Counter::Originated => 6,
-            Counter::IcmpRateLimited => 7,
-            Counter::SparesExhausted => 8,
-            Counter::IcmpNoRoute => 9,
+            Counter::Flood => 6,
+            Counter::Originated => 7,
+            Counter::IcmpRateLimited => 8,
+            Counter::SparesExhausted => 9,
+            Counter::IcmpNoRoute => 10,
+            Counter::FloodTooBig => 11,
             Counter::Drop(reason) => Self::FIRST_DROP + reason as u16,
         }
     }
@@ -195,10 +218,12 @@ impl Counter {
             Counter::ForwardUnderlay => "forward-underlay",
             Counter::Reply => "reply",
             Counter::Consume => "consume",
+            Counter::Flood => "flood",
             Counter::Originated => "originated",
             Counter::IcmpRateLimited => "icmp-rate-limited",
             Counter::SparesExhausted => "spares-exhausted",
             Counter::IcmpNoRoute => "icmp-no-route",
+            Counter::FloodTooBig => "flood-too-big",
             Counter::Drop(reason) => reason.name(),
         }
     }
@@ -210,12 +235,18 @@ impl Counter {
             Counter::ForwardEndpoint => "Frames forwarded to a pod of this node.",
             Counter::ForwardHost => "Frames forwarded to the host.",
             Counter::ForwardUnderlay => "Frames encapsulated and forwarded to another node.",
-            Counter::Reply => "Frames turned round: ARP and echo replies.",
+            Counter::Reply => "Frames turned round: ARP, neighbor discovery and echo replies.",
             Counter::Consume => "Frames for the gateway that needed no answer.",
-            Counter::Originated => "Frames that the gateway made itself (ICMP errors).",
+            Counter::Flood => "Broadcast and multicast frames that were copied to other ports.",
+            Counter::Originated => {
+                "Frames that the gateway made itself: ICMP errors, further fragments, copies."
+            }
             Counter::IcmpRateLimited => "ICMP errors not sent because of the rate limit.",
-            Counter::SparesExhausted => "ICMP errors not sent for want of a spare buffer.",
+            Counter::SparesExhausted => {
+                "ICMP errors and copies not sent for want of a spare buffer."
+            }
             Counter::IcmpNoRoute => "ICMP errors not sent because nothing routes to the sender.",
+            Counter::FloodTooBig => "Copies of flooded frames too large for the port or peer.",
             Counter::Drop(reason) => reason.help(),
         }
     }

@@ -75,6 +75,9 @@ pub enum OuterL4 {
         src_port: u16,
         /// Destination port.
         dst_port: u16,
+        /// Whether the datagram has a checksum. Sockets that cannot tell say so of
+        /// all that they receive.
+        checksum: bool,
     },
     /// An IP protocol of its own (4: IPv4 in IP, 41: IPv6 in IP).
     Ip {
@@ -209,6 +212,14 @@ impl<'b> Frame<'b> {
     /// Cuts the frame to `len` bytes if it is longer.
     pub fn truncate(&mut self, len: usize) {
         self.end = self.end.min(self.start.saturating_add(len));
+    }
+
+    /// Takes over the offload state of a frame that this one becomes a part or a
+    /// copy of.
+    pub(crate) fn copy_marks(&mut self, from: &Frame<'_>) {
+        self.checksum = from.checksum;
+        self.segmentation = from.segmentation;
+        self.outer = from.outer;
     }
 
     /// Makes the frame `len` bytes long from its present start; used for frames

@@ -1,12 +1,17 @@
 //! The gateway: batches in, verdicts out.
 
+mod originate;
+
+use core::time::Duration;
+
 use zerocopy::{FromZeros, Immutable};
 
 use crate::channel::{Operation, Owner, PortStats};
-use crate::pipeline;
+use crate::pipeline::{self, Context};
 use crate::tables::Tables;
 use crate::tables::entry::PortRole;
-use crate::{Capacities, Counter, DropReason, Fate, Frame, NetworkId, PortId, TableError};
+use crate::{Capacities, Counter, Fate, Frame, PortId, TableError};
+use originate::Origin;
 
 /// A point in time, in microseconds since any fixed moment; the shell's clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromZeros, Immutable)]
@@ -24,6 +29,12 @@ impl Instant {
     /// Microseconds since the fixed moment.
     pub const fn micros(self) -> u64 {
         self.0
+    }
+
+    /// So much later; at the end of time for what would be behind it.
+    pub(crate) fn after(self, span: Duration) -> Self {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Instant(self.0.saturating_add(micros))
     }
 }
 
@@ -46,16 +57,18 @@ impl<'b> Packet<'b> {
     }
 }
 
-/// Spare frames for what the gateway makes itself (ICMP errors). Each should be
-/// empty, start at [`Frame::HEADROOM`] and have [`Originated::FRAME_LEN`] bytes
-/// of buffer behind that.
+/// Spare frames for what the gateway makes itself: ICMP errors, further fragments
+/// of a packet that was too large, copies of what is flooded. Each should be empty,
+/// start at [`Frame::HEADROOM`] and have [`Originated::FRAME_LEN`] bytes of buffer
+/// behind that, or as many as the largest frame where packets are fragmented or
+/// flooded.
 pub struct Originated<'s, 'b> {
     spares: &'s mut [Packet<'b>],
     used: usize,
 }
 
 impl<'s, 'b> Originated<'s, 'b> {
-    /// Bytes that the largest frame of the gateway's own needs.
+    /// Bytes that the largest ICMP error needs.
     pub const FRAME_LEN: usize = pipeline::icmp::MAX_FRAME;
 
     /// Makes these frames available.
@@ -63,12 +76,22 @@ impl<'s, 'b> Originated<'s, 'b> {
         Originated { spares, used: 0 }
     }
 
-    /// No spare frames: the gateway sends no ICMP errors, and counts that.
+    /// No spare frames: the gateway sends nothing of its own, and counts that.
     pub fn none() -> Self {
         Originated {
             spares: &mut [],
             used: 0,
         }
+    }
+
+    /// Spare frames that are left.
+    fn left(&self) -> usize {
+        self.spares.len() - self.used
+    }
+
+    /// The next spare frame.
+    fn spare(&mut self) -> Option<&mut Packet<'b>> {
+        self.spares.get_mut(self.used)
     }
 
     /// The frames that the gateway made, each with its verdict (`Forward`), to be
@@ -83,7 +106,8 @@ impl<'s, 'b> Originated<'s, 'b> {
 #[derive(FromZeros, Immutable)]
 pub(crate) struct State {
     epoch: u64,
-    icmp: pipeline::icmp::Bucket,
+    /// The latest time that the shell told.
+    now: Instant,
 }
 
 /// The datapath of one worker; it lives in a [`crate::Storage`].
@@ -106,16 +130,24 @@ impl Gateway<'_> {
         batch: &mut [Packet<'_>],
         originated: &mut Originated<'_, '_>,
     ) {
+        self.state.now = self.state.now.max(now);
         let mut stats = PortStats::default();
         for packet in batch {
             stats.rx_frames += 1;
             stats.rx_bytes += byte_count(&packet.frame);
-            let (fate, icmp) = pipeline::run(&self.tables, ingress, &mut packet.frame);
-            packet.fate = fate;
+            let context = self.context(now, ingress);
+            packet.fate = match pipeline::run(context, &mut packet.frame) {
+                Ok(fate) => fate,
+                Err((network, exit)) => {
+                    let origin = Origin {
+                        now,
+                        ingress,
+                        network,
+                    };
+                    self.leave(origin, exit, &mut packet.frame, originated)
+                }
+            };
             stats.dropped += u64::from(self.count(ingress, packet).is_drop());
-            if let Some((network, error)) = icmp {
-                self.originate(now, network, error, &packet.frame, originated);
-            }
         }
         self.add(Counter::Rx, stats.rx_frames);
         if let Some(port) = self.tables.ports.get_mut(ingress.index()) {
@@ -125,12 +157,21 @@ impl Gateway<'_> {
         }
     }
 
+    fn context(&self, now: Instant, ingress: PortId) -> Context<'_, '_> {
+        Context {
+            tables: &self.tables,
+            now,
+            ingress,
+        }
+    }
+
     /// Counts a verdict and, at the port it leaves by, the frame.
     fn count(&mut self, ingress: PortId, packet: &Packet<'_>) -> Counter {
         let (counter, out) = match packet.fate {
             Fate::Forward(port) => (self.forward_counter(port), Some(port)),
             Fate::Reply => (Counter::Reply, Some(ingress)),
             Fate::Consume => (Counter::Consume, None),
+            Fate::Flood => (Counter::Flood, None),
             Fate::Drop(reason) => (Counter::Drop(reason), None),
         };
         self.add(counter, 1);
@@ -143,7 +184,7 @@ impl Gateway<'_> {
     fn forward_counter(&self, port: PortId) -> Counter {
         match self.tables.port(port).map(|entry| entry.role) {
             Some(PortRole::Host) => Counter::ForwardHost,
-            Some(PortRole::Underlay) => Counter::ForwardUnderlay,
+            Some(PortRole::Underlay | PortRole::Wire) => Counter::ForwardUnderlay,
             _ => Counter::ForwardEndpoint,
         }
     }
@@ -152,36 +193,6 @@ impl Gateway<'_> {
         if let Some(port) = self.tables.ports.get_mut(port.index()) {
             port.stats.tx_frames += 1;
             port.stats.tx_bytes += byte_count(frame);
-        }
-    }
-
-    /// Makes an ICMP error about a dropped frame, within the rate limit.
-    fn originate(
-        &mut self,
-        now: Instant,
-        network: NetworkId,
-        error: pipeline::IcmpError,
-        about: &Frame<'_>,
-        originated: &mut Originated<'_, '_>,
-    ) {
-        let Some(message) = pipeline::icmp::about(&error, about) else {
-            return; // RFC 1122 forbids an error about this packet.
-        };
-        if !self.state.icmp.take(now) {
-            return self.add(Counter::IcmpRateLimited, 1);
-        }
-        let Some(spare) = originated.spares.get_mut(originated.used) else {
-            return self.add(Counter::SparesExhausted, 1);
-        };
-        match pipeline::icmp::send(&self.tables, network, &message, &mut spare.frame) {
-            Ok(port) => {
-                spare.fate = Fate::Forward(port);
-                originated.used += 1;
-                self.add(Counter::Originated, 1);
-                self.count_sent(port, &spare.frame);
-            }
-            Err(exit) if exit.is(DropReason::NoHeadroom) => self.add(Counter::SparesExhausted, 1),
-            Err(_) => self.add(Counter::IcmpNoRoute, 1),
         }
     }
 
@@ -201,7 +212,7 @@ impl Gateway<'_> {
         owner: Owner,
         operations: &[Operation],
     ) -> Result<(), (usize, TableError)> {
-        self.tables.apply(owner, operations)
+        self.tables.apply(self.state.now, owner, operations)
     }
 
     /// The value of a counter since the core booted.

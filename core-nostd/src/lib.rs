@@ -28,6 +28,7 @@
 //!         id: PortId(0),
 //!         mtu: 1500,
 //!         mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+//!         offloads: Offloads::NONE,
 //!         kind: PortKind::Underlay,
 //!     }),
 //!     Operation::UpsertNetwork(Network {
@@ -38,13 +39,17 @@
 //!         vtep_mac: MacAddr::vtep_for("192.168.77.1".parse().unwrap()),
 //!         gateways: heapless::Vec::from_slice(&["169.254.1.1".parse().unwrap()]).unwrap(),
 //!         gateway_mac: MacAddr::new([0xee; 6]),
-//!         node_address: "10.244.1.0".parse().unwrap(),
+//!         node_addresses: heapless::Vec::new(),
+//!         prefixes: heapless::Vec::new(),
+//!         proxy: Proxy::LinkLocal,
+//!         options: NetworkOptions::NONE,
 //!         underlay: PortId(0),
 //!     }),
 //!     Operation::UpsertPort(Port {
 //!         id: PortId(1),
 //!         mtu: 1450,
 //!         mac: pod,
+//!         offloads: Offloads::NONE,
 //!         kind: PortKind::Endpoint(Endpoint::with_address(
 //!             NetworkId(0),
 //!             "10.244.1.2".parse().unwrap(),
@@ -93,7 +98,7 @@ pub use addr::{
 pub use fate::{Counter, DropReason, Fate};
 pub use frame::{Checksum, Frame, FrameError, Outer, OuterL4, Segmentation};
 pub use gateway::{Gateway, Instant, Originated, Packet};
-pub use tables::error::{Feature, Reason, Table, TableError};
+pub use tables::error::{Reason, Table, TableError};
 pub use tables::storage::{Appliance, Capacities, Host, Storage, Tiny};
 
 /// The `heapless` that this crate's messages are made of, for shells that build them.

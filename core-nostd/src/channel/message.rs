@@ -19,7 +19,7 @@ use crate::tables::storage::Capacities;
 use crate::{IpPrefix, MacAddr, NetworkId, PeerId, PortId, TableError, Vni};
 
 /// Operations in one [`Request::Apply`] at most; so many of the largest, with
-/// IPv6 addresses throughout, fit a message.
+/// IPv6 addresses throughout, fit a message (of networks, 14).
 pub const MAX_OPERATIONS: usize = 24;
 /// Routes, peers or counters in one page at most.
 pub const PAGE: usize = 32;
@@ -172,6 +172,14 @@ pub enum Operation {
         /// The route's prefix.
         prefix: IpPrefix,
     },
+    /// Tell the core of a smaller MTU on the way to a peer (RFC 1191), which it
+    /// forgets after ten minutes; 0 makes it forget at once. No owner is needed.
+    SetPathMtu {
+        /// The peer.
+        peer: PeerId,
+        /// Largest outer IP packet in bytes.
+        mtu: u16,
+    },
 }
 
 /// An overlay network as this node is in it.
@@ -183,20 +191,74 @@ pub struct Network {
     pub vni: Vni,
     /// UDP port of the tunnels, both ends.
     pub udp_port: u16,
-    /// This node's underlay address.
+    /// This node's underlay address; all peers have one of the same IP version.
     pub local: IpAddr,
     /// This node's VTEP MAC address in the network.
     pub vtep_mac: MacAddr,
-    /// Addresses that the gateway answers ARP and ping for; the first one is the
-    /// source of ICMP errors to this node's pods and host.
+    /// Addresses that the gateway answers ARP, neighbor discovery and ping for;
+    /// the first of a packet's IP version is the source of ICMP errors to this
+    /// node's pods and host.
     pub gateways: Vec<IpAddr, MAX_ADDRESSES>,
     /// The gateway's MAC address on every port.
     pub gateway_mac: MacAddr,
-    /// This node's own address in the network: the source of ICMP errors about
-    /// packets from other nodes.
-    pub node_address: IpAddr,
+    /// This node's own addresses in the network: the first of a packet's IP
+    /// version is the source of ICMP errors about packets from other nodes.
+    pub node_addresses: Vec<IpAddr, MAX_ADDRESSES>,
+    /// The prefixes that the network's pods have their addresses from.
+    pub prefixes: Vec<IpPrefix, MAX_ADDRESSES>,
+    /// Whom the gateway stands in for.
+    pub proxy: Proxy,
+    /// What is switched on.
+    pub options: NetworkOptions,
     /// The underlay port that tunnels leave by.
     pub underlay: PortId,
+}
+
+/// Which addresses the gateway answers ARP and neighbor solicitations for.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, FromZeros, Immutable,
+)]
+#[repr(u8)]
+pub enum Proxy {
+    /// Its own ([`Network::gateways`]): pods route everything through a
+    /// link-local gateway and have no neighbors.
+    #[default]
+    LinkLocal = 0,
+    /// Its own, and every address inside [`Network::prefixes`] but the asker's:
+    /// pods take the whole network for their link.
+    Network = 1,
+}
+
+/// Switches of a network, one bit for each.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromZeros, Immutable,
+)]
+pub struct NetworkOptions(u8);
+
+impl NetworkOptions {
+    /// Nothing is switched on.
+    pub const NONE: NetworkOptions = NetworkOptions(0);
+    /// Broadcast and multicast of pods is copied to every local port and peer.
+    pub const FLOOD: NetworkOptions = NetworkOptions(1);
+    /// The MSS option of TCP SYNs is lowered to what fits the next hop (RFC 4459
+    /// section 3.2).
+    pub const CLAMP_MSS: NetworkOptions = NetworkOptions(2);
+    /// Outer UDP checksums are zero (RFC 7348 section 4.3; over IPv6 RFC 6935).
+    pub const ZERO_UDP_CHECKSUM: NetworkOptions = NetworkOptions(4);
+    /// Outer IPv4 headers have no don't-fragment flag: routers may fragment
+    /// tunnel packets.
+    pub const OUTER_MAY_FRAGMENT: NetworkOptions = NetworkOptions(8);
+
+    /// Both sets' switches.
+    #[must_use]
+    pub const fn with(self, other: NetworkOptions) -> Self {
+        NetworkOptions(self.0 | other.0)
+    }
+
+    /// Whether all switches of `other` are on.
+    pub const fn has(self, other: NetworkOptions) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 /// A port.
@@ -206,11 +268,39 @@ pub struct Port {
     pub id: PortId,
     /// Largest IP packet that goes out of it, in bytes.
     pub mtu: u16,
-    /// MAC address of what is behind it: the pod's, the host's. Not looked at
-    /// for underlay ports.
+    /// MAC address of what is behind it: the pod's, the host's; of a wire, its
+    /// own. Not looked at for underlay ports behind sockets.
     pub mac: MacAddr,
+    /// What its device does for the frames that leave by it.
+    pub offloads: Offloads,
     /// What it is for.
     pub kind: PortKind,
+}
+
+/// What a device does for the frames that it sends, one bit for each.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromZeros, Immutable,
+)]
+pub struct Offloads(u8);
+
+impl Offloads {
+    /// Nothing.
+    pub const NONE: Offloads = Offloads(0);
+    /// It finishes a partial checksum of a packet that is in no tunnel.
+    pub const CHECKSUM: Offloads = Offloads(1);
+    /// It finishes a partial checksum inside a tunnel.
+    pub const TUNNEL_CHECKSUM: Offloads = Offloads(2);
+
+    /// Both sets' offloads.
+    #[must_use]
+    pub const fn with(self, other: Offloads) -> Self {
+        Offloads(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are there.
+    pub const fn has(self, other: Offloads) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 /// What a port is for.
@@ -223,8 +313,30 @@ pub enum PortKind {
         /// The network that the host is in by this port.
         network: NetworkId,
     },
-    /// The underlay, where tunnels arrive and leave.
+    /// The underlay behind sockets: tunnel packets arrive and leave without their
+    /// outer headers, which are in [`crate::Frame::outer`].
     Underlay,
+    /// The underlay as raw Ethernet: the core writes the outer headers and
+    /// resolves neighbors itself.
+    Wire(Wire),
+}
+
+/// A raw Ethernet port's place in the underlay.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wire {
+    /// Its own addresses, each with the length of the prefix that is on the link.
+    pub addresses: Vec<WireAddress, MAX_ADDRESSES>,
+    /// Gateways for all other addresses, at most one of each IP version.
+    pub gateways: Vec<IpAddr, 2>,
+}
+
+/// An address of a raw Ethernet port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WireAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// How many of its leading bits the neighbors on the link share.
+    pub prefix_length: u8,
 }
 
 /// A pod's place in a network.
@@ -267,6 +379,8 @@ pub struct Peer {
     pub node_addresses: Vec<IpAddr, MAX_ADDRESSES>,
     /// Encapsulations accepted from it.
     pub accepts: EncapSet,
+    /// Whether packets from this peer may go on to another transit peer.
+    pub transit: bool,
 }
 
 /// How a packet gets to a peer.
@@ -275,10 +389,23 @@ pub struct Peer {
 pub enum Encap {
     /// VXLAN (RFC 7348).
     Vxlan = 0,
-    /// IP in IP (RFC 2003).
+    /// IP in IP: IPv4 or IPv6 in either (RFC 2003, RFC 2473, RFC 4213).
     Ipip = 1,
-    /// No tunnel.
+    /// No tunnel: the peer is on the underlay's own link.
     Direct = 2,
+}
+
+impl Encap {
+    /// How to reach a peer where tunnels are wanted across subnets only: no
+    /// tunnel when the peer is in this node's own underlay `subnet`. A subnet of
+    /// one address has no neighbors.
+    pub fn cross_subnet(subnet: IpPrefix, peer: IpAddr, tunnel: Encap) -> Encap {
+        let single = subnet == IpPrefix::host(subnet.address());
+        match subnet.contains(peer) && !single {
+            true => Encap::Direct,
+            false => tunnel,
+        }
+    }
 }
 
 impl fmt::Display for Encap {

@@ -23,7 +23,7 @@ pub use message::*;
 pub use server::serve;
 
 /// The protocol that this crate speaks. Both ends must have the same `major`.
-pub const PROTOCOL: Version = Version { major: 1, minor: 0 };
+pub const PROTOCOL: Version = Version { major: 2, minor: 0 };
 
 /// A fingerprint of all golden encodings, for information: equal schemas encode
 /// every message alike.

@@ -1,11 +1,12 @@
-//! Decapsulation: from an outer header to the inner Ethernet frame.
+//! Decapsulation: from an outer header to the inner packet behind an Ethernet header.
 
-use super::{Admitted, Exit, Ip, deliver};
-use crate::channel::Encap;
+use super::route::Tunnel;
+use super::{Admitted, Context, Exit, Ip};
+use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
 use crate::tables::entry::{NetworkEntry, PeerEntry};
-use crate::wire::{checksum, ethernet, ipv4, l4, vxlan};
-use crate::{Checksum, DropReason, Frame, OuterL4, PeerId, PortId, Segmentation};
+use crate::wire::{checksum, ethernet, ip, l4, vxlan};
+use crate::{Checksum, DropReason, Frame, Outer, OuterL4, PeerId, Segmentation};
 
 /// A tunnel packet whose tunnel is known; the frame now starts at the inner
 /// Ethernet header.
@@ -14,47 +15,98 @@ pub(super) struct Opened<'t> {
     pub(super) peer: (PeerId, &'t PeerEntry),
     /// Traffic class octet of the outer header.
     pub(super) outer_tos: u8,
+    tunnel: Tunnel,
 }
 
-/// Finds network and peer of a VXLAN packet (RFC 7348) and takes its header off.
+/// Finds network and peer of a tunnel packet and takes its tunnel header off.
+#[inline]
 pub(super) fn open<'t>(
-    tables: &'t Tables<'_>,
-    ingress: PortId,
+    context: Context<'t, '_>,
     frame: &mut Frame<'_>,
 ) -> Result<Opened<'t>, Exit> {
     let outer = frame.outer.take().ok_or(DropReason::OuterMissing)?;
-    let OuterL4::Udp { dst_port, .. } = outer.l4 else {
-        return Err(DropReason::OuterMissing.into());
-    };
+    match outer.l4 {
+        OuterL4::Udp { dst_port, .. } => open_vxlan(context, frame, &outer, dst_port),
+        OuterL4::Ip { protocol } => open_ipip(context, frame, &outer, protocol),
+    }
+}
+
+/// VXLAN (RFC 7348).
+fn open_vxlan<'t>(
+    context: Context<'t, '_>,
+    frame: &mut Frame<'_>,
+    outer: &Outer,
+    dst_port: u16,
+) -> Result<Opened<'t>, Exit> {
+    let tables = context.tables;
     let vni = vxlan::parse(frame.bytes()).map_err(|error| match error {
         vxlan::Error::Truncated => DropReason::VxlanTruncated,
         vxlan::Error::NoVni => DropReason::VxlanFlags,
     })?;
     let network = tables
         .network_by_vni(dst_port, vni)
-        .filter(|network| network.underlay == ingress)
+        .filter(|network| network.underlay == context.ingress)
         .ok_or(DropReason::UnknownVni)?;
     let peer = tables
         .peer_by_underlay(network, outer.src)
         .ok_or(DropReason::UnknownPeer)?;
-    if !peer.1.accepts.contains(Encap::Vxlan) {
-        return Err(DropReason::EncapNotAllowed.into());
-    }
+    accepted(peer.1, Encap::Vxlan)?;
     frame
         .pop_front(vxlan::HEADER_LEN)
         .ok_or(DropReason::BadOffload)?;
     let (inner, _) = ethernet::Header::parse(frame.bytes()).ok_or(DropReason::FrameTruncated)?;
-    if inner.dst != network.vtep_mac {
+    let group = inner.dst.is_group() && network.options.has(NetworkOptions::FLOOD);
+    if inner.dst != network.vtep_mac && !group {
         return Err(DropReason::VtepMac.into());
     }
     match inner.ethertype {
-        ethernet::IPV4 => Ok(Opened {
+        ethernet::IPV4 | ethernet::IPV6 => Ok(Opened {
             network,
             peer,
             outer_tos: outer.tos,
+            tunnel: Tunnel::Vxlan,
         }),
-        ethernet::IPV6 => Err(DropReason::Ipv6.into()),
         _ => Err(DropReason::InnerNotIp.into()),
+    }
+}
+
+/// IP in IP (RFC 2003, RFC 2473, RFC 4213). It names no network: the one that has
+/// a peer at the outer source that may use it takes the packet. An Ethernet header
+/// goes in front, as the rest of the pipeline expects.
+fn open_ipip<'t>(
+    context: Context<'t, '_>,
+    frame: &mut Frame<'_>,
+    outer: &Outer,
+    protocol: u8,
+) -> Result<Opened<'t>, Exit> {
+    let ethertype = match protocol {
+        ip::IPV4 => ethernet::IPV4,
+        ip::IPV6 => ethernet::IPV6,
+        _ => return Err(DropReason::OuterMissing.into()),
+    };
+    let (network, peer) = context
+        .tables
+        .ipip_peer(context.ingress, outer.src)
+        .ok_or(DropReason::UnknownPeer)?;
+    accepted(peer.1, Encap::Ipip)?;
+    let header = ethernet::Header {
+        dst: network.vtep_mac,
+        src: peer.1.vtep_mac,
+        ethertype,
+    };
+    header.emit(frame.push_front().ok_or(DropReason::NoHeadroom)?);
+    Ok(Opened {
+        network,
+        peer,
+        outer_tos: outer.tos,
+        tunnel: Tunnel::Ipip,
+    })
+}
+
+fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
+    match peer.accepts.contains(encap) {
+        true => Ok(()),
+        false => Err(DropReason::EncapNotAllowed.into()),
     }
 }
 
@@ -63,9 +115,10 @@ pub(super) fn open<'t>(
 ///
 /// A super-frame's segment size is not told; the largest that fits the tunnel is
 /// as good as the sender's, since a receiver sees a byte stream either way.
+#[inline]
 pub(super) fn restore_offload<'f, 'b>(
     tables: &Tables<'_>,
-    network: &NetworkEntry,
+    opened: &Opened<'_>,
     packet: Ip<'f, 'b, Admitted>,
 ) -> Result<Ip<'f, 'b, Admitted>, Exit> {
     let header = packet.header;
@@ -75,22 +128,25 @@ pub(super) fn restore_offload<'f, 'b>(
     let Some(offset) = l4::checksum_offset(header.protocol) else {
         return Ok(packet);
     };
-    let start = u16::try_from(ethernet::HEADER_LEN).unwrap_or(0) + u16::from(header.header_len);
+    let start = u16::try_from(ethernet::HEADER_LEN).unwrap_or(0) + header.header_len;
     let partial = Checksum::Partial { start, offset };
-    let mtu = tables.port(network.underlay).map_or(0, |port| {
-        port.mtu.saturating_sub(deliver::VXLAN_OVERHEAD_V4)
+    let over_v6 = opened.network.local.address().is_ipv6();
+    let mtu = tables.port(opened.network.underlay).map_or(0, |port| {
+        port.mtu.saturating_sub(opened.tunnel.overhead(over_v6))
     });
     let unfinished = l4::is_unfinished(&header, packet.payload());
-    let oversize = header.protocol == ipv4::TCP && header.total_len > mtu;
+    let oversize = header.protocol == ip::TCP && header.total_len > mtu;
     // One that is neither finished nor unfinished is wrong, and must stay so.
     if oversize && (unfinished || l4::is_valid(&header, packet.payload())) {
         let tcp = l4::tcp_header_len(packet.payload()).ok_or(DropReason::BadOffload)?;
-        let headers = u16::from(header.header_len) + u16::from(tcp);
+        let headers = header.header_len + u16::from(tcp);
         let size = mtu.checked_sub(headers).filter(|size| *size > 0);
+        let size = size.ok_or(DropReason::BadOffload)?;
         unfinish_tcp_checksum(packet.frame, &header)?;
         packet.frame.checksum = partial;
-        packet.frame.segmentation = Segmentation::TcpV4 {
-            size: size.ok_or(DropReason::BadOffload)?,
+        packet.frame.segmentation = match header.is_v6() {
+            false => Segmentation::TcpV4 { size },
+            true => Segmentation::TcpV6 { size },
         };
     } else if unfinished {
         packet.frame.checksum = partial;
@@ -100,10 +156,10 @@ pub(super) fn restore_offload<'f, 'b>(
 
 /// Puts the pseudo-header's sum into the checksum field of a TCP super-frame, as
 /// whoever cuts it expects.
-fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ipv4::Header) -> Result<(), Exit> {
+fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ip::Header) -> Result<(), Exit> {
     let start = ethernet::HEADER_LEN + usize::from(header.header_len);
-    let len = header.total_len - u16::from(header.header_len);
-    let pseudo = checksum::pseudo_header_v4(header.src, header.dst, header.protocol, len);
+    let len = header.total_len - header.header_len;
+    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
     let field = frame
         .bytes_mut()
         .get_mut(start + 16..)
@@ -114,6 +170,7 @@ fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ipv4::Header) -> Result
 }
 
 /// The inner ECN field after decapsulation (RFC 6040 section 4.2, figure 4).
+#[inline]
 pub(super) fn merge_ecn<'f, 'b>(
     mut packet: Ip<'f, 'b, Admitted>,
     outer_tos: u8,
@@ -131,7 +188,7 @@ pub(super) fn merge_ecn<'f, 'b>(
         (inner, _) => inner,
     };
     if merged != inner {
-        ipv4::set_ecn(packet.packet_mut(), merged);
+        ip::set_ecn(packet.packet_mut(), merged);
         packet.header.tos = packet.header.tos & !3 | merged;
     }
     Ok(packet)

@@ -2,104 +2,129 @@
 
 use core::net::IpAddr;
 
-use super::route::{Hop, VxlanTunnel};
+use super::route::{Hop, Tunnel, Way};
 use super::{Exit, Ip, Ready};
-use crate::wire::{ethernet, ipv4, l4, vxlan};
+use crate::channel::{NetworkOptions, Offloads};
+use crate::tables::entry::PeerEntry;
+use crate::wire::{ethernet, ip, l4, vxlan};
 use crate::{Checksum, DropReason, MacAddr, Outer, OuterL4, PortId, Segmentation};
 
-/// Bytes that VXLAN over IPv4 adds to an IP packet: outer IP 20, UDP 8, VXLAN 8,
-/// inner Ethernet 14.
-pub(crate) const VXLAN_OVERHEAD_V4: u16 = 50;
-/// Bytes that VXLAN over IPv6 adds.
-const VXLAN_OVERHEAD_V6: u16 = 70;
+/// Bytes that the largest encapsulation adds to an IP packet: VXLAN over IPv6.
+pub(crate) const LARGEST_OVERHEAD: u16 = Tunnel::Vxlan.overhead(true);
 
 /// TTL of outer headers.
 const OUTER_TTL: u8 = 64;
 /// Outer UDP source ports start here and end at 65535 (RFC 7348 section 5, RFC 6335).
 const FIRST_SOURCE_PORT: u16 = 49_152;
 
-/// Largest IP packet that fits a next hop, in bytes.
-pub(super) fn mtu(hop: &Hop) -> u16 {
-    match hop {
-        Hop::Local { mtu, .. } => *mtu,
-        Hop::Vxlan { mtu, tunnel, .. } => mtu.saturating_sub(match tunnel.dst {
-            IpAddr::V4(_) => VXLAN_OVERHEAD_V4,
-            IpAddr::V6(_) => VXLAN_OVERHEAD_V6,
-        }),
-    }
-}
-
 /// Rewrites the packet and says which port it leaves by.
-pub(super) fn deliver(mut packet: Ip<'_, '_, Ready>) -> Result<PortId, Exit> {
+#[inline]
+pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit> {
     let hop = packet.state.hop;
-    if let Hop::Vxlan { .. } = hop {
+    let carried = match hop.way {
+        Way::Tunnel(..) => Offloads::TUNNEL_CHECKSUM,
+        _ => Offloads::CHECKSUM,
+    };
+    if !hop.port.offloads.has(carried) {
         finish_checksum(&mut packet)?;
     }
     if packet.state.age {
-        ipv4::decrement_ttl(packet.packet_mut());
+        ip::decrement_ttl(packet.packet_mut());
     }
-    match hop {
-        Hop::Local {
-            port,
-            mac,
-            gateway_mac,
-            ..
-        } => {
-            rewrite_macs(&mut packet, mac, gateway_mac)?;
-            packet.frame.outer = None;
-            Ok(port)
+    packet.frame.outer = None;
+    match hop.way {
+        Way::Endpoint | Way::Host | Way::HostToPeer(_) => {
+            rewrite_macs(&mut packet, hop.port.mac, hop.network.gateway_mac)?;
         }
-        Hop::Vxlan { port, tunnel, .. } => {
-            encap_vxlan(packet, &tunnel)?;
-            Ok(port)
-        }
+        Way::Tunnel(_, peer, Tunnel::Vxlan) => encap_vxlan(packet, &hop, peer)?,
+        Way::Tunnel(_, peer, Tunnel::Ipip) => encap_ipip(packet, &hop, peer)?,
+        // The neighbor's address comes with resolution.
+        Way::Link(..) => rewrite_macs(&mut packet, MacAddr::ZERO, hop.port.mac)?,
     }
+    Ok(hop.port_id)
 }
 
 /// VXLAN encapsulation (RFC 7348): MAC addresses of the VTEPs, header, outer.
-fn encap_vxlan(mut packet: Ip<'_, '_, Ready>, tunnel: &VxlanTunnel) -> Result<(), Exit> {
-    rewrite_macs(&mut packet, tunnel.dst_mac, tunnel.src_mac)?;
-    let src_port = source_port(&packet);
+fn encap_vxlan(
+    mut packet: Ip<'_, '_, Ready<'_>>,
+    hop: &Hop<'_>,
+    peer: &PeerEntry,
+) -> Result<(), Exit> {
+    let network = hop.network;
+    rewrite_macs(&mut packet, peer.vtep_mac, network.vtep_mac)?;
+    let l4 = OuterL4::Udp {
+        src_port: source_port(&packet),
+        dst_port: network.udp_port,
+        checksum: !network.options.has(NetworkOptions::ZERO_UDP_CHECKSUM),
+    };
+    let outer = outer(&packet, hop, peer, l4);
     let frame = packet.frame;
     vxlan::emit(
-        tunnel.vni,
+        network.vni,
         frame.push_front().ok_or(DropReason::NoHeadroom)?,
     );
-    frame.outer = Some(Outer {
-        src: tunnel.src,
-        dst: tunnel.dst,
-        l4: OuterL4::Udp {
-            src_port,
-            dst_port: tunnel.udp_port,
-        },
-        // RFC 6040 section 4.1, normal mode: DSCP and ECN are copied.
-        tos: packet.header.tos,
-        ttl: OUTER_TTL,
-        df: true,
-    });
+    frame.outer = Some(outer);
     Ok(())
 }
 
-fn rewrite_macs(packet: &mut Ip<'_, '_, Ready>, dst: MacAddr, src: MacAddr) -> Result<(), Exit> {
-    let bytes = packet.frame.bytes_mut().first_chunk_mut();
+/// IP in IP (RFC 2003, RFC 2473, RFC 4213): the packet itself, without Ethernet.
+fn encap_ipip(packet: Ip<'_, '_, Ready<'_>>, hop: &Hop<'_>, peer: &PeerEntry) -> Result<(), Exit> {
+    let protocol = match packet.header.is_v6() {
+        false => ip::IPV4,
+        true => ip::IPV6,
+    };
+    let outer = outer(&packet, hop, peer, OuterL4::Ip { protocol });
+    let frame = packet.frame;
+    frame
+        .pop_front(ethernet::HEADER_LEN)
+        .ok_or(DropReason::BadOffload)?;
+    frame.outer = Some(outer);
+    Ok(())
+}
+
+fn outer<S>(packet: &Ip<'_, '_, S>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4) -> Outer {
+    Outer {
+        src: hop.network.local.address(),
+        dst: peer.underlay.address(),
+        l4,
+        // RFC 6040 section 4.1, normal mode: DSCP and ECN are copied.
+        tos: packet.header.tos,
+        ttl: OUTER_TTL,
+        df: !hop.network.options.has(NetworkOptions::OUTER_MAY_FRAGMENT),
+    }
+}
+
+fn rewrite_macs(
+    packet: &mut Ip<'_, '_, Ready<'_>>,
+    dst: MacAddr,
+    src: MacAddr,
+) -> Result<(), Exit> {
+    // Group addresses follow from the packet's, whoever it is copied to.
+    let dst = match ip::is_group(packet.dst()) {
+        false => dst,
+        true => ethernet::group_mac(packet.dst()),
+    };
     let header = ethernet::Header {
         dst,
         src,
-        ethertype: ethernet::IPV4,
+        ethertype: ethernet::ethertype(packet.dst()),
     };
+    let bytes = packet.frame.bytes_mut().first_chunk_mut();
     header.emit(bytes.ok_or(DropReason::FrameTruncated)?);
     Ok(())
 }
 
-/// Finishes what the device left undone: sockets carry no such mark.
+/// Finishes what the device left undone, for those who cannot. Of a super-frame
+/// whoever cuts it finishes each segment.
+#[inline]
 pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit> {
-    if packet.frame.segmentation != Segmentation::None {
-        return Err(DropReason::SuperFrame.into());
-    }
     let Checksum::Partial { start, offset } = packet.frame.checksum else {
         return Ok(());
     };
-    let udp = packet.header.protocol == ipv4::UDP;
+    if packet.frame.segmentation != Segmentation::None {
+        return Ok(());
+    }
+    let udp = packet.header.protocol == ip::UDP;
     let bytes = packet.frame.bytes_mut().get_mut(usize::from(start)..);
     bytes
         .and_then(|bytes| l4::finish(bytes, offset, udp))
@@ -111,6 +136,7 @@ pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit>
 /// The outer source port: a hash of the inner flow, so that flows spread over
 /// paths and queues while each keeps its order. Fragments have no ports, so all
 /// of a packet's share the hash of addresses and protocol.
+#[inline]
 fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
     let header = &packet.header;
     let ports = match header.is_fragment() {
@@ -118,7 +144,12 @@ fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
         false => l4::ports(header.protocol, packet.payload()),
     };
     let (src, dst) = ports.unwrap_or((0, 0));
-    let addresses = u64::from(header.src.to_bits()) << 32 | u64::from(header.dst.to_bits());
+    let addresses = match (header.src, header.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
+        }
+        (src, dst) => half(src).rotate_left(32) ^ half(dst),
+    };
     let rest = u64::from(header.protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
     // A multiplication carries differences upwards only, so the shifts bring them
     // down again: neighbouring addresses and ports spread evenly (splitmix64).
@@ -127,4 +158,13 @@ fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
     hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     let [high, low, ..] = (hash ^ hash >> 31).to_be_bytes();
     FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
+}
+
+/// The two halves of an IPv6 address as one number in which both count.
+fn half(address: IpAddr) -> u64 {
+    let IpAddr::V6(v6) = address else { return 0 };
+    let [a, b, c, d, e, f, g, h] = v6.segments().map(u64::from);
+    let high = a << 48 | b << 32 | c << 16 | d;
+    let low = e << 48 | f << 32 | g << 16 | h;
+    high.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ low
 }

@@ -1,34 +1,28 @@
 //! From the underlay: a tunnel packet of another node.
 //!
-//! outer → decap → peer guard → parse inner → route → TTL, MTU → [local | host] → fate
+//! outer → decap → parse inner → peer guard → route → TTL, MTU → [local | host | transit] → fate
 
-use super::{Exit, decap, deliver, forward, guard, parse, route};
-use crate::tables::Tables;
-use crate::{DropReason, Fate, Frame, NetworkId, PortId};
+use super::{Context, Exit, decap, deliver, forward, guard, parse, route};
+use crate::{Fate, Frame, NetworkId};
 
 /// `network_id` receives the packet's network as soon as it is known, for ICMP errors.
+#[inline]
 pub(super) fn run(
-    tables: &Tables<'_>,
-    ingress: PortId,
+    context: Context<'_, '_>,
     frame: &mut Frame<'_>,
     network_id: &mut NetworkId,
 ) -> Result<Fate, Exit> {
-    let decap::Opened {
-        network,
-        peer,
-        outer_tos,
-    } = decap::open(tables, ingress, frame)?;
-    *network_id = network.id;
+    let opened = decap::open(context, frame)?;
+    *network_id = opened.network.id;
 
     let packet = parse::ip(frame)?;
-    let packet = guard::peer(tables, network, peer, packet)?;
-    let packet = decap::restore_offload(tables, network, packet)?;
-    let packet = decap::merge_ecn(packet, outer_tos)?;
+    let packet = guard::peer(context.tables, &opened, packet)?;
+    let packet = decap::restore_offload(context.tables, &opened, packet)?;
+    let packet = decap::merge_ecn(packet, opened.outer_tos)?;
+    guard::floods(opened.network, &packet, Some(opened.peer.0))?;
 
-    let packet = route::lookup(tables, packet)?;
-    if forward::is_tunnel(&packet) {
-        return Err(DropReason::TransitDenied.into());
-    }
+    let packet = route::lookup(context, packet)?;
+    forward::transits(&packet, opened.peer)?;
     let packet = forward::check(packet)?;
     deliver::deliver(packet).map(Fate::Forward)
 }

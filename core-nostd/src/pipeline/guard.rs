@@ -2,47 +2,69 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
-use super::{Admitted, Exit, Ip, Parsed};
-use crate::channel::NextHop;
+use super::local::Discovery;
+use super::{Admitted, Exit, Ip, Parsed, decap};
+use crate::channel::{NetworkOptions, NextHop};
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry};
-use crate::wire::{arp, ethernet, ipv4, l4};
+use crate::tables::entry::{NetworkEntry, PortEntry};
+use crate::wire::{arp, ethernet, ip, l4, nd};
 use crate::{DropReason, PeerId};
 
-/// Source guard for a pod's packet: its own MAC, its own or an allowed address,
-/// and no tunnel of its own making.
+/// Source guard: a pod has one MAC address.
+pub(super) fn source_mac(port: &PortEntry, ethernet: &ethernet::Header) -> Result<(), Exit> {
+    match ethernet.src == port.mac {
+        true => Ok(()),
+        false => Err(DropReason::SourceMac.into()),
+    }
+}
+
+/// Source guard for a pod's packet: its own or an allowed address, and no tunnel
+/// of its own making.
 pub(super) fn endpoint<'f, 'b>(
     tables: &Tables<'_>,
     (network, port): (&NetworkEntry, &PortEntry),
-    ethernet: &ethernet::Header,
-    mut packet: Ip<'f, 'b, Parsed>,
+    packet: Ip<'f, 'b, Parsed>,
 ) -> Result<Ip<'f, 'b, Admitted>, Exit> {
-    if ethernet.src != port.mac {
-        return Err(DropReason::SourceMac.into());
+    not_dhcp(&packet)?;
+    if is_link_local(packet.src()) {
+        return Err(DropReason::LinkLocalSource.into());
     }
-    if !owns(port, packet.src()) || !may_be_source(network, packet.header.src) {
+    if !owns(port, packet.src()) || !may_be_source(network, packet.src()) {
         return Err(DropReason::SourceIp.into());
     }
-    let header_len = usize::from(packet.header.header_len);
-    let header = packet.packet_mut().get(..header_len).unwrap_or_default();
-    if ipv4::has_source_route(header) {
+    if packet.header.source_routed {
         return Err(DropReason::SourceRoute.into());
     }
     if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst()) {
         return Err(DropReason::TunnelSpoof.into());
     }
-    Ok(admit(port, packet))
+    Ok(packet.with(Admitted {
+        network: port.network,
+    }))
 }
 
 /// Lets a packet of the host into the port's network.
-pub(super) fn admit<'f, 'b>(port: &PortEntry, packet: Ip<'f, 'b, Parsed>) -> Ip<'f, 'b, Admitted> {
-    packet.with(Admitted {
+pub(super) fn host<'f, 'b>(
+    port: &PortEntry,
+    packet: Ip<'f, 'b, Parsed>,
+) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+    not_dhcp(&packet)?;
+    if is_link_local(packet.src()) {
+        return Err(DropReason::LinkLocalSource.into());
+    }
+    Ok(packet.with(Admitted {
         network: port.network,
-    })
+    }))
 }
 
-/// Lets only frames through that are addressed to the gateway.
-pub(super) fn addressed(network: &NetworkEntry, ethernet: &ethernet::Header) -> Result<(), Exit> {
+/// Lets only frames through that are addressed to the gateway, or to all where
+/// the network floods.
+pub(super) fn addressed(
+    network: &NetworkEntry,
+    ethernet: &ethernet::Header,
+    packet: &Ip<'_, '_, Admitted>,
+) -> Result<(), Exit> {
+    floods(network, packet, None)?;
     if ethernet.dst.is_group() {
         return Err(DropReason::DestinationGroup.into());
     }
@@ -52,6 +74,22 @@ pub(super) fn addressed(network: &NetworkEntry, ethernet: &ethernet::Header) -> 
     Ok(())
 }
 
+/// Turns broadcast and multicast away from the router's path: to be copied where
+/// the network floods, dropped elsewhere.
+pub(super) fn floods(
+    network: &NetworkEntry,
+    packet: &Ip<'_, '_, Admitted>,
+    from: Option<PeerId>,
+) -> Result<(), Exit> {
+    if !ip::is_group(packet.dst()) {
+        return Ok(());
+    }
+    match network.options.has(NetworkOptions::FLOOD) {
+        true => Err(Exit::Flood { from }),
+        false => Err(DropReason::DestinationGroup.into()),
+    }
+}
+
 /// Source guard for a pod's ARP packet. The sender address may be 0.0.0.0, as
 /// in a probe (RFC 5227).
 pub(super) fn arp(
@@ -59,9 +97,7 @@ pub(super) fn arp(
     ethernet: &ethernet::Header,
     packet: &arp::Packet,
 ) -> Result<(), Exit> {
-    if ethernet.src != port.mac {
-        return Err(DropReason::SourceMac.into());
-    }
+    source_mac(port, ethernet)?;
     if packet.sender_mac != port.mac {
         return Err(DropReason::ArpSenderMac.into());
     }
@@ -71,44 +107,108 @@ pub(super) fn arp(
     Ok(())
 }
 
+/// Source guard for a pod's neighbor discovery: its sender is link-local,
+/// unspecified (duplicate address detection) or the pod's own, and what it says
+/// of itself is true.
+pub(super) fn discovery(
+    port: &PortEntry,
+    packet: &Ip<'_, '_, Parsed>,
+    message: &Discovery,
+) -> Result<(), Exit> {
+    if packet.header.source_routed {
+        return Err(DropReason::SourceRoute.into());
+    }
+    let mine = |address| is_link_local(address) || owns(port, address);
+    if !mine(packet.src()) {
+        return Err(DropReason::NdSenderIp.into());
+    }
+    let Discovery::Neighbor(message) = *message else {
+        return Ok(());
+    };
+    let told = match message {
+        nd::Message::Solicitation { source_mac, .. } => source_mac,
+        nd::Message::Advertisement(advertisement) => {
+            let target = IpAddr::V6(advertisement.target);
+            if !mine(target) || target.is_unspecified() {
+                return Err(DropReason::NdSenderIp.into());
+            }
+            advertisement.target_mac
+        }
+        nd::Message::RouterSolicitation => None,
+        nd::Message::Router => return Err(DropReason::NdRouter.into()),
+    };
+    match told.is_none_or(|mac| mac == port.mac) {
+        true => Ok(()),
+        false => Err(DropReason::NdSenderMac.into()),
+    }
+}
+
 /// Peer guard: the inner source must route back to the peer that the packet came
 /// from, or be one of its node addresses.
 pub(super) fn peer<'f, 'b>(
     tables: &Tables<'_>,
-    network: &NetworkEntry,
-    (id, peer): (PeerId, &PeerEntry),
+    opened: &decap::Opened<'_>,
     packet: Ip<'f, 'b, Parsed>,
 ) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+    let (id, peer) = opened.peer;
     let src = packet.src();
-    let next_hop = tables.route(network, src).map(|route| route.next_hop);
+    let next_hop = tables
+        .route(opened.network, src)
+        .map(|route| route.next_hop);
     let routes_back = matches!(next_hop, Some(NextHop::Peer { peer, .. }) if peer == id);
     let known = routes_back || peer.node_addresses.has(src);
-    if !known || !may_be_source(network, packet.header.src) {
+    if !known || is_link_local(src) || !may_be_source(opened.network, src) {
         return Err(DropReason::PeerGuard.into());
     }
     Ok(packet.with(Admitted {
-        network: network.id,
+        network: opened.network.id,
     }))
 }
 
 /// Whether anybody but the gateway can have the address. A wide prefix (a pod
 /// that may send from anywhere, a default route to a peer) covers others, too.
-fn may_be_source(network: &NetworkEntry, address: Ipv4Addr) -> bool {
-    ipv4::is_host(address) && !network.gateways.has(IpAddr::V4(address))
+fn may_be_source(network: &NetworkEntry, address: IpAddr) -> bool {
+    ip::is_host(address) && !network.gateways.has(address)
 }
 
 fn owns(port: &PortEntry, address: IpAddr) -> bool {
     port.addresses.has(address) || port.allowed.covers(address)
 }
 
+/// Whether the address is IPv6 and means something on one link only: fe80::/10
+/// or unspecified.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),
+    }
+}
+
+/// Refuses the questions of DHCP clients (RFC 2131 section 4.1, RFC 8415 section 7.2).
+fn not_dhcp(packet: &Ip<'_, '_, Parsed>) -> Result<(), Exit> {
+    const SERVERS: [u16; 2] = [67, 547];
+    let without_address = match packet.src() {
+        IpAddr::V4(src) => src == Ipv4Addr::UNSPECIFIED,
+        src => is_link_local(src),
+    };
+    if !without_address || packet.header.fragment == ip::Fragment::Later {
+        return Ok(());
+    }
+    let ports = l4::ports(packet.header.protocol, packet.payload());
+    match ports.filter(|_| packet.header.protocol == ip::UDP) {
+        Some((_, dst)) if SERVERS.contains(&dst) => Err(DropReason::Dhcp.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Whether the packet looks like a tunnel packet to a node that gets it. The
 /// first fragment has the ports; without it the others are never reassembled.
 fn is_tunnel<S>(tables: &Tables<'_>, packet: &Ip<'_, '_, S>) -> bool {
     match packet.header.protocol {
-        ipv4::IPIP | ipv4::IPV6_IN_IP => true,
-        ipv4::UDP if packet.header.fragment_offset == 0 => {
+        ip::IPV4 | ip::IPV6 => true,
+        ip::UDP if packet.header.fragment != ip::Fragment::Later => {
             // Without ports the fragment is so short that the next one may bring them.
-            match l4::ports(ipv4::UDP, packet.payload()) {
+            match l4::ports(ip::UDP, packet.payload()) {
                 Some((_, dst)) => tables.is_tunnel_port(dst),
                 None => true,
             }

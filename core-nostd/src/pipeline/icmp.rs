@@ -1,21 +1,20 @@
 //! ICMP errors of the gateway's own (RFC 792, RFC 1122 section 3.2.2, RFC 1812
-//! section 4.3).
+//! section 4.3, RFC 4443 section 2.4).
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::{FromZeros, Immutable};
 
-use super::{Admitted, Exit, IcmpError, Ip, deliver, forward, local, route};
-use crate::tables::Tables;
-use crate::wire::{ethernet, icmpv4, ipv4};
+use super::{Context, Exit, local};
+use crate::tables::entry::NetworkEntry;
+use crate::wire::icmp::{Error, HEADER_LEN};
+use crate::wire::{ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, nd};
 use crate::{Checksum, DropReason, Frame, Instant, NetworkId, PortId, Segmentation};
 
-/// Largest ICMP error as an IP packet in bytes (RFC 1812 section 4.3.2.3).
-const MAX_PACKET: usize = 576;
-const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + icmpv4::HEADER_LEN;
-const MAX_QUOTE: usize = MAX_PACKET - ipv4::HEADER_LEN - icmpv4::HEADER_LEN;
+/// Largest ICMP error as an IPv4 packet in bytes (RFC 1812 section 4.3.2.3).
+const MAX_V4: usize = 576;
 /// Largest frame that this module makes, before encapsulation.
-pub(crate) const MAX_FRAME: usize = HEADERS + MAX_QUOTE;
+pub(crate) const MAX_FRAME: usize = ethernet::HEADER_LEN + icmpv6::MAX_ERROR;
 
 /// Errors a second, and how many may come at once (as Linux' icmp_msgs_per_sec
 /// and icmp_msgs_burst).
@@ -23,7 +22,7 @@ const RATE: u64 = 1000;
 const BURST: u64 = 50;
 
 /// A token bucket. All zero is full, as long as time starts at zero.
-#[derive(FromZeros, Immutable)]
+#[derive(Clone, Copy, FromZeros, Immutable)]
 pub(crate) struct Bucket {
     /// When the bucket was or will be full again, in microseconds.
     full_at: u64,
@@ -42,97 +41,148 @@ impl Bucket {
     }
 }
 
-/// An error message about a packet.
-pub(crate) struct Message<'p> {
-    error: icmpv4::Error,
-    from_underlay: bool,
-    to: Ipv4Addr,
-    quote: &'p [u8],
+/// What an error is about, and who is told.
+pub(crate) struct About<'p> {
+    from: IpAddr,
+    packet: &'p [u8],
 }
 
-/// The error about the packet in a frame that was dropped after parsing. `None`
-/// when no error may be sent about it: ICMP errors, fragments but the first,
-/// broadcast and multicast, sources that are no single host.
-pub(crate) fn about<'p>(error: &IcmpError, frame: &'p Frame<'_>) -> Option<Message<'p>> {
+/// The packet in a frame that was dropped after parsing. `None` when no error may
+/// be sent about it: ICMP errors, IPv4 fragments but the first, broadcast and
+/// multicast (but for too large IPv6 packets), sources that are no single host.
+pub(crate) fn about<'p>(error: Error, frame: &'p Frame<'_>) -> Option<About<'p>> {
     let (ethernet, packet) = ethernet::Header::parse(frame.bytes())?;
-    let header = ipv4::Header::parse(packet).ok()?;
-    let payload = packet.get(usize::from(header.header_len)..)?;
-    let about_error =
-        header.protocol == ipv4::ICMP && payload.first().is_none_or(|kind| icmpv4::is_error(*kind));
-    let group = ethernet.dst.is_group() || header.dst.is_broadcast() || header.dst.is_multicast();
-    if about_error || group || !ipv4::is_host(header.src) || header.fragment_offset != 0 {
+    let header = ip::Header::parse(packet).ok()?;
+    let message_type = packet.get(usize::from(header.header_len)).copied();
+    let later = header.fragment == ip::Fragment::Later;
+    let refused = match header.is_v6() {
+        false => {
+            let icmp = header.protocol == ip::ICMP;
+            later || icmp && message_type.is_none_or(icmpv4::is_error)
+        }
+        true => {
+            let icmp = header.protocol == ip::ICMPV6;
+            let quiet = |kind| icmpv6::is_error(kind) || nd::is_nd(kind);
+            icmp && (later || message_type.is_none_or(quiet))
+        }
+    };
+    let too_big_v6 = header.is_v6() && matches!(error, Error::TooBig { .. });
+    let group = ethernet.dst.is_group() || ip::is_group(header.dst);
+    if refused || group && !too_big_v6 || !ip::is_host(header.src) {
         return None;
     }
-    Some(Message {
-        error: error.error,
-        from_underlay: error.from_underlay,
-        to: header.src,
-        quote: packet.get(..packet.len().min(MAX_QUOTE))?,
+    let packet = packet.get(..usize::from(header.total_len))?;
+    Some(About {
+        from: header.src,
+        packet,
     })
 }
 
-/// Writes the message into an empty frame and sends it on its way, as any packet
+/// Writes the error into an empty frame and sends it on its way, as any packet
 /// to that sender would go; returns the port it leaves by.
 pub(crate) fn send(
-    tables: &Tables<'_>,
+    context: Context<'_, '_>,
     network_id: NetworkId,
-    message: &Message<'_>,
+    (error, about): (Error, &About<'_>),
     frame: &mut Frame<'_>,
 ) -> Result<PortId, Exit> {
-    let network = tables.network(network_id).ok_or(DropReason::NoRoute)?;
-    // A peer takes only what comes from this node's own addresses; to pods and
-    // the host the gateway is who they know.
-    let gateway = network.gateways.iter().next();
-    let source = match (message.from_underlay, gateway) {
-        (false, Some(gateway)) => gateway,
-        _ => network.node_address,
-    };
-    let IpAddr::V4(src) = source.address() else {
-        return Err(DropReason::NoRoute.into());
-    };
-    let header = write(message, src, frame).ok_or(DropReason::NoHeadroom)?;
-    let packet = Ip {
-        frame,
-        header,
-        state: Admitted {
-            network: network_id,
-        },
-    };
-    let packet = route::lookup(tables, packet)?;
-    deliver::deliver(forward::own(packet))
-}
-
-/// Writes Ethernet, IP and ICMP; the Ethernet addresses come with delivery.
-fn write(message: &Message<'_>, src: Ipv4Addr, frame: &mut Frame<'_>) -> Option<ipv4::Header> {
+    let network = context
+        .tables
+        .network(network_id)
+        .ok_or(DropReason::NoRoute)?;
+    let src = source(context, network, about.from).ok_or(DropReason::NoRoute)?;
     frame.checksum = Checksum::None;
     frame.segmentation = Segmentation::None;
     frame.outer = None;
-    frame.resize(HEADERS + message.quote.len())?;
-    let total_len = u16::try_from(frame.len() - ethernet::HEADER_LEN).ok()?;
+    let written = match (src, about.from) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => write_v4((src, dst), (error, about.packet), frame),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => write_v6((src, dst), (error, about.packet), frame),
+        _ => None,
+    };
+    written.ok_or(DropReason::NoHeadroom)?;
+    super::send(context, network_id, frame, false)
+}
+
+/// Who tells `to`: to pods and the host the gateway is who they know, and a peer
+/// takes only what comes from this node's own addresses.
+fn source(context: Context<'_, '_>, network: &NetworkEntry, to: IpAddr) -> Option<IpAddr> {
+    let port = context.tables.port(context.ingress)?;
+    let gateway = network.gateways.first_like(to);
+    match gateway.filter(|_| !port.role.is_underlay()) {
+        None => network.node_addresses.first_like(to),
+        gateway => gateway,
+    }
+}
+
+/// Writes Ethernet, IPv4, ICMP and the quote; the Ethernet addresses come with delivery.
+fn write_v4(
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    (error, about): (Error, &[u8]),
+    frame: &mut Frame<'_>,
+) -> Option<()> {
+    const HEADERS: usize = ipv4::HEADER_LEN + HEADER_LEN;
+    let quote = about.get(..about.len().min(MAX_V4 - HEADERS))?;
     let header = ipv4::Header {
         src,
-        dst: message.to,
-        // RFC 1812 section 4.3.2.5: internetwork control.
+        dst,
+        // Internetwork control (RFC 1812 section 4.3.2.5).
         tos: 0xc0,
-        // An atomic datagram needs no identification (RFC 6864 section 4.1).
         ident: 0,
         dont_fragment: true,
         more_fragments: false,
         fragment_offset: 0,
         ttl: local::TTL,
-        protocol: ipv4::ICMP,
+        protocol: ip::ICMP,
         header_len: 20,
-        total_len,
+        total_len: u16::try_from(HEADERS + quote.len()).ok()?,
     };
-    let (_, rest) = frame
-        .bytes_mut()
-        .split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
+    frame.resize(ethernet::HEADER_LEN + HEADERS + quote.len())?;
+    let rest = write_ethernet(ethernet::IPV4, frame)?;
     let (ip, rest) = rest.split_first_chunk_mut()?;
-    let (icmp, quote) = rest.split_first_chunk_mut()?;
+    let (icmp, rest) = rest.split_first_chunk_mut()?;
     header.emit(ip);
-    message.error.emit(message.quote, icmp);
-    quote.copy_from_slice(message.quote);
-    Some(header)
+    icmpv4::emit_error(error, quote, icmp);
+    rest.copy_from_slice(quote);
+    Some(())
+}
+
+/// Writes Ethernet, IPv6, ICMPv6 and the quote; the Ethernet addresses come with delivery.
+fn write_v6(
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+    (error, about): (Error, &[u8]),
+    frame: &mut Frame<'_>,
+) -> Option<()> {
+    const HEADERS: usize = ipv6::HEADER_LEN + HEADER_LEN;
+    let quote = about.get(..about.len().min(icmpv6::MAX_ERROR - HEADERS))?;
+    let header = ipv6::Header {
+        src,
+        dst,
+        traffic_class: 0xc0,
+        flow_label: 0,
+        payload_len: u16::try_from(HEADER_LEN + quote.len()).ok()?,
+        next_header: ip::ICMPV6,
+        hop_limit: local::TTL,
+    };
+    frame.resize(ethernet::HEADER_LEN + HEADERS + quote.len())?;
+    let rest = write_ethernet(ethernet::IPV6, frame)?;
+    let (ip, rest) = rest.split_first_chunk_mut()?;
+    let (icmp, rest) = rest.split_first_chunk_mut()?;
+    header.emit(ip);
+    icmpv6::emit_error(error, (src, dst), quote, icmp);
+    rest.copy_from_slice(quote);
+    Some(())
+}
+
+/// Writes an Ethernet header without addresses and returns what is behind it.
+fn write_ethernet<'f>(ethertype: u16, frame: &'f mut Frame<'_>) -> Option<&'f mut [u8]> {
+    let header = ethernet::Header {
+        dst: crate::MacAddr::ZERO,
+        src: crate::MacAddr::ZERO,
+        ethertype,
+    };
+    let (first, rest) = frame.bytes_mut().split_first_chunk_mut()?;
+    header.emit(first);
+    Some(rest)
 }
 
 #[cfg(test)]

@@ -1,27 +1,49 @@
-//! What is for the gateway itself: ARP, echo.
+//! What is for the gateway itself: ARP, neighbor discovery, echo.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv6Addr};
 
-use super::{Admitted, Exit, Ip, deliver};
-use crate::tables::entry::NetworkEntry;
-use crate::wire::{arp, ethernet, icmpv4, ipv4};
-use crate::{Checksum, DropReason, Fate, Frame, Segmentation};
+use super::{Admitted, Exit, Ip, Parsed, deliver};
+use crate::channel::Proxy;
+use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
+use crate::wire::{arp, ethernet, icmp::Error, icmpv4, icmpv6, ip, ipv6, nd};
+use crate::{Checksum, DropReason, Fate, Frame, MacAddr, Segmentation};
 
 /// TTL of the gateway's own packets.
 pub(super) const TTL: u8 = 64;
 
-/// ARP proxy: the gateway answers for its own addresses, probes (RFC 5227) for
-/// them included, with its own MAC address, and for no others. Gratuitous ARP
+/// What a packet on the link is about that routers keep to themselves.
+pub(super) enum Discovery {
+    /// Neighbor discovery (RFC 4861).
+    Neighbor(nd::Message),
+    /// Multicast listener discovery (RFC 3810).
+    Listener,
+}
+
+/// Whom the gateway answers for: itself and, in the network mode, everybody in
+/// the network but the asker.
+fn stands_in_for(network: &NetworkEntry, asker: &PortEntry, target: IpAddr) -> bool {
+    if network.gateways.has(target) {
+        return true;
+    }
+    let own = match asker.role {
+        PortRole::Host => network.node_addresses.has(target),
+        _ => asker.addresses.has(target),
+    };
+    network.proxy == Proxy::Network && network.prefixes.covers(target) && !own
+}
+
+/// ARP proxy (RFC 826, RFC 1027), probes (RFC 5227) included. Gratuitous ARP
 /// and replies change nothing.
 pub(super) fn arp(
     network: &NetworkEntry,
+    asker: &PortEntry,
     frame: &mut Frame<'_>,
     packet: &arp::Packet,
 ) -> Result<Fate, Exit> {
     if packet.operation == arp::Operation::Reply || packet.sender_ip == packet.target_ip {
         return Ok(Fate::Consume);
     }
-    if !network.gateways.has(IpAddr::V4(packet.target_ip)) {
+    if !stands_in_for(network, asker, IpAddr::V4(packet.target_ip)) {
         return Err(DropReason::ArpTarget.into());
     }
     let reply = arp::Packet {
@@ -44,53 +66,165 @@ pub(super) fn arp(
     ethernet.emit(header);
     reply.emit(rest.first_chunk_mut().ok_or(DropReason::ArpMalformed)?);
     frame.truncate(ethernet::HEADER_LEN + arp::PACKET_LEN);
-    // These were the request's, and nothing of them fits an ARP packet.
-    frame.checksum = Checksum::None;
-    frame.segmentation = Segmentation::None;
-    frame.outer = None;
+    forget_offload(frame);
     Ok(Fate::Reply)
 }
 
+/// Marks and outer header were the question's, and nothing of them fits the answer.
+fn forget_offload(frame: &mut Frame<'_>) {
+    frame.checksum = Checksum::None;
+    frame.segmentation = Segmentation::None;
+    frame.outer = None;
+}
+
+/// Reads what stays on the link.
+#[inline]
+pub(super) fn discovery(packet: &Ip<'_, '_, Parsed>) -> Result<Option<Discovery>, Exit> {
+    let Some(message_type) = packet.icmpv6_type() else {
+        return Ok(None);
+    };
+    if icmpv6::is_listener_discovery(message_type) {
+        return Ok(Some(Discovery::Listener));
+    }
+    if !nd::is_nd(message_type) {
+        return Ok(None);
+    }
+    let finished = packet.frame.checksum == Checksum::None;
+    let message = nd::parse(&packet.header, packet.payload(), finished);
+    match message {
+        Ok(message) if !packet.header.is_fragment() => Ok(Some(Discovery::Neighbor(message))),
+        // Fragmented messages are nobody's (RFC 6980).
+        _ => Err(DropReason::NdMalformed.into()),
+    }
+}
+
+/// ND proxy (RFC 4861 section 7.2.8): solicitations are answered as ARP requests
+/// are, those of duplicate address detection included, all else is done.
+pub(super) fn discover(
+    network: &NetworkEntry,
+    asker: &PortEntry,
+    packet: Ip<'_, '_, Parsed>,
+    message: &Discovery,
+) -> Result<Fate, Exit> {
+    let (target, mac) = match *message {
+        Discovery::Neighbor(nd::Message::Solicitation { target, source_mac }) => {
+            (target, source_mac)
+        }
+        _ => return Ok(Fate::Consume),
+    };
+    let detection = packet.src().is_unspecified();
+    let own = IpAddr::V6(target);
+    if detection
+        && (asker.addresses.has(own) || target.is_unicast_link_local())
+        && !network.gateways.has(own)
+    {
+        return Ok(Fate::Consume);
+    }
+    if !stands_in_for(network, asker, own) {
+        return Err(DropReason::NdTarget.into());
+    }
+    let to = match (packet.src(), detection) {
+        (IpAddr::V6(src), false) => (src, mac.unwrap_or(asker.mac)),
+        _ => (ALL_NODES, ipv6::multicast_mac(ALL_NODES)),
+    };
+    let advertisement = nd::Advertisement {
+        target,
+        target_mac: Some(network.gateway_mac),
+        router: true,
+        solicited: !detection,
+        // A proxy's answer must not replace the owner's (RFC 4861 section 7.2.8).
+        overrides: network.gateways.has(own),
+    };
+    write_advertisement(network.gateway_mac, to, &advertisement, packet.frame)?;
+    Ok(Fate::Reply)
+}
+
+/// All nodes on the link (RFC 4291 section 2.7.1).
+pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// Writes a neighbor advertisement from its target's address, Ethernet included.
+pub(super) fn write_advertisement(
+    mac: MacAddr,
+    (dst, dst_mac): (Ipv6Addr, MacAddr),
+    advertisement: &nd::Advertisement,
+    frame: &mut Frame<'_>,
+) -> Result<(), Exit> {
+    const LEN: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + nd::MESSAGE_LEN;
+    frame.resize(LEN).ok_or(DropReason::NoHeadroom)?;
+    let ethernet = ethernet::Header {
+        dst: dst_mac,
+        src: mac,
+        ethertype: ethernet::IPV6,
+    };
+    let header = ipv6::Header {
+        src: advertisement.target,
+        dst,
+        traffic_class: 0,
+        flow_label: 0,
+        payload_len: 32,
+        next_header: ip::ICMPV6,
+        hop_limit: nd::HOP_LIMIT,
+    };
+    let written = frame
+        .bytes_mut()
+        .split_first_chunk_mut()
+        .and_then(|(first, rest)| Some((first, rest.split_first_chunk_mut()?)))
+        .and_then(|(first, (ip, rest))| Some((first, ip, rest.first_chunk_mut()?)));
+    let (first, ip, message) = written.ok_or(DropReason::NoHeadroom)?;
+    ethernet.emit(first);
+    header.emit(ip);
+    nd::emit_advertisement(advertisement, (header.src, dst), message);
+    forget_offload(frame);
+    Ok(())
+}
+
 /// Whether the packet is for one of the gateway's own addresses.
+#[inline]
 pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitted>) -> bool {
     network.gateways.has(packet.dst())
 }
 
-/// Answers ping (RFC 792) and refuses everything else.
+/// Answers ping (RFC 792, RFC 4443) and refuses everything else.
 pub(super) fn ip(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
     mut packet: Ip<'_, '_, Admitted>,
 ) -> Result<Fate, Exit> {
-    let refused = match packet.header.protocol {
-        ipv4::TCP | ipv4::UDP => icmpv4::Error::PortUnreachable,
-        _ => icmpv4::Error::ProtocolUnreachable,
+    let is_icmp = match packet.header.is_v6() {
+        false => packet.header.protocol == ip::ICMP,
+        true => packet.header.protocol == ip::ICMPV6,
     };
-    let header_len = usize::from(packet.header.header_len);
-    let echo = packet.header.protocol == ipv4::ICMP && !packet.header.is_fragment();
+    let echo = is_icmp && !packet.header.is_fragment();
     if echo {
         // The reply's checksum is made from the request's.
         deliver::finish_checksum(&mut packet)?;
     }
-    let message = packet.packet_mut().get_mut(header_len..);
-    let answered = message.filter(|_| echo).and_then(icmpv4::reply_to_echo);
-    if answered.is_none() {
-        let is_icmp = packet.header.protocol == ipv4::ICMP;
-        return Err(match is_icmp {
-            true => DropReason::GatewayProtocol.into(),
-            false => DropReason::GatewayProtocol.with(refused),
-        });
+    let reply_to = match packet.header.is_v6() {
+        false => icmpv4::reply_to_echo,
+        true => icmpv6::reply_to_echo,
+    };
+    if !echo || reply_to(packet.payload_mut()).is_none() {
+        return Err(refuse(&packet, is_icmp));
     }
     let reply = ethernet::Header {
         dst: ethernet.src,
         src: network.gateway_mac,
-        ethertype: ethernet::IPV4,
+        ethertype: ethernet.ethertype,
     };
-    let (src, dst) = (packet.header.src, packet.header.dst);
-    ipv4::set_addresses_and_ttl(packet.packet_mut(), dst, src, TTL);
+    ip::turn_round(packet.packet_mut(), TTL);
     if let Some(bytes) = packet.frame.bytes_mut().first_chunk_mut() {
         reply.emit(bytes);
     }
     packet.frame.outer = None;
     Ok(Fate::Reply)
+}
+
+fn refuse(packet: &Ip<'_, '_, Admitted>, is_icmp: bool) -> Exit {
+    match packet.header.protocol {
+        _ if is_icmp => DropReason::GatewayProtocol.into(),
+        ip::TCP | ip::UDP => DropReason::GatewayProtocol.with(Error::PortUnreachable),
+        _ => DropReason::GatewayProtocol.with(Error::ProtocolUnreachable {
+            named_at: packet.header.named_at,
+        }),
+    }
 }

@@ -8,11 +8,13 @@
 //! ```
 //!
 //! An unparsed frame cannot be routed, an unrouted one cannot be encapsulated.
-//! Each early exit is an [`Exit`] with one [`DropReason`].
+//! Each early exit is an [`Exit`]: a [`DropReason`], or more frames than one.
 
 mod decap;
 mod deliver;
+pub(crate) mod flood;
 mod forward;
+pub(crate) mod fragment;
 mod from_endpoint;
 mod from_host;
 mod from_underlay;
@@ -26,15 +28,24 @@ use core::net::IpAddr;
 
 use crate::tables::Tables;
 use crate::tables::entry::PortRole;
-use crate::wire::{ethernet, icmpv4, ipv4};
-use crate::{DropReason, Fate, Frame, NetworkId, PortId};
+use crate::wire::{ethernet, icmp as message, ip};
+use crate::{DropReason, Fate, Frame, Instant, NetworkId, PeerId, PortId};
 
-pub(crate) use deliver::VXLAN_OVERHEAD_V4;
+pub(crate) use deliver::LARGEST_OVERHEAD;
 
-/// An IPv4 packet in its frame, with the proof of how far it has come.
+/// What a batch is decided by.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'t, 'a> {
+    pub(crate) tables: &'t Tables<'a>,
+    pub(crate) now: Instant,
+    /// The port that the batch came in by.
+    pub(crate) ingress: PortId,
+}
+
+/// An IP packet in its frame, with the proof of how far it has come.
 pub(crate) struct Ip<'f, 'b, S> {
     frame: &'f mut Frame<'b>,
-    header: ipv4::Header,
+    header: ip::Header,
     state: S,
 }
 
@@ -47,13 +58,13 @@ pub(crate) struct Admitted {
 }
 
 /// There is a next hop.
-pub(crate) struct Routed {
-    hop: route::Hop,
+pub(crate) struct Routed<'t> {
+    hop: route::Hop<'t>,
 }
 
 /// It may be sent on: it lives long enough and fits.
-pub(crate) struct Ready {
-    hop: route::Hop,
+pub(crate) struct Ready<'t> {
+    hop: route::Hop<'t>,
     /// Whether this gateway counts as a hop for the packet; not for its own.
     age: bool,
 }
@@ -68,17 +79,23 @@ impl<'f, 'b, S> Ip<'f, 'b, S> {
     }
 
     fn dst(&self) -> IpAddr {
-        IpAddr::V4(self.header.dst)
+        self.header.dst
     }
 
     fn src(&self) -> IpAddr {
-        IpAddr::V4(self.header.src)
+        self.header.src
     }
 
-    /// What follows the IP header.
+    /// What follows the IP headers.
     fn payload(&self) -> &[u8] {
         let start = ethernet::HEADER_LEN + usize::from(self.header.header_len);
         self.frame.bytes().get(start..).unwrap_or_default()
+    }
+
+    /// What follows the IP headers.
+    fn payload_mut(&mut self) -> &mut [u8] {
+        let start = ethernet::HEADER_LEN + usize::from(self.header.header_len);
+        self.frame.bytes_mut().get_mut(start..).unwrap_or_default()
     }
 
     /// The IP header and what follows it.
@@ -86,69 +103,81 @@ impl<'f, 'b, S> Ip<'f, 'b, S> {
         let bytes = self.frame.bytes_mut();
         bytes.get_mut(ethernet::HEADER_LEN..).unwrap_or_default()
     }
+
+    /// The ICMPv6 message type, if this is ICMPv6 that has one.
+    fn icmpv6_type(&self) -> Option<u8> {
+        let icmpv6 = self.header.protocol == ip::ICMPV6 && self.header.is_v6();
+        let first = self.header.fragment != ip::Fragment::Later;
+        self.payload().first().copied().filter(|_| icmpv6 && first)
+    }
 }
 
-/// An early exit: why, and what to tell the sender.
-#[derive(Debug)]
-pub(crate) struct Exit {
-    reason: DropReason,
-    icmp: Option<icmpv4::Error>,
+/// An early exit: why, and what to tell the sender; or what further frames are
+/// to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Exit {
+    Drop {
+        reason: DropReason,
+        icmp: Option<message::Error>,
+    },
+    /// Cut it into fragments that fit.
+    Fragment { mtu: u16 },
+    /// Copy it to every port and peer of the network but where it came from.
+    Flood { from: Option<PeerId> },
 }
 
 impl Exit {
-    pub(crate) fn is(&self, reason: DropReason) -> bool {
-        self.reason == reason
+    pub(crate) fn is(&self, wanted: DropReason) -> bool {
+        matches!(self, Exit::Drop { reason, .. } if *reason == wanted)
     }
 }
 
 impl From<DropReason> for Exit {
     fn from(reason: DropReason) -> Self {
-        Exit { reason, icmp: None }
+        Exit::Drop { reason, icmp: None }
     }
 }
 
 impl DropReason {
     /// Drops for this reason and sends an ICMP error to the sender.
-    fn with(self, icmp: icmpv4::Error) -> Exit {
-        Exit {
+    fn with(self, icmp: message::Error) -> Exit {
+        Exit::Drop {
             reason: self,
             icmp: Some(icmp),
         }
     }
 }
 
-/// An ICMP error to be made.
-pub(crate) struct IcmpError {
-    pub(crate) error: icmpv4::Error,
-    /// Whether the packet came from another node.
-    from_underlay: bool,
-}
-
-/// Takes one frame from its port to its fate.
+/// Takes one frame from its port to its fate, or to an exit in a network.
+#[inline]
 pub(crate) fn run(
-    tables: &Tables<'_>,
-    ingress: PortId,
+    context: Context<'_, '_>,
     frame: &mut Frame<'_>,
-) -> (Fate, Option<(NetworkId, IcmpError)>) {
-    let Some(port) = tables.port(ingress) else {
-        return (Fate::Drop(DropReason::PortUnknown), None);
+) -> Result<Fate, (NetworkId, Exit)> {
+    let nowhere = |reason: DropReason| (NetworkId::default(), reason.into());
+    let Some(port) = context.tables.port(context.ingress) else {
+        return Err(nowhere(DropReason::PortUnknown));
     };
     let mut network = port.network;
     let result = match port.role {
-        PortRole::Endpoint => from_endpoint::run(tables, port, frame),
-        PortRole::Host => from_host::run(tables, port, frame),
-        PortRole::Underlay => from_underlay::run(tables, ingress, frame, &mut network),
+        PortRole::Endpoint => from_endpoint::run(context, port, frame),
+        PortRole::Host => from_host::run(context, port, frame),
+        PortRole::Underlay | PortRole::Wire => from_underlay::run(context, frame, &mut network),
         PortRole::Absent => Err(DropReason::PortUnknown.into()),
     };
-    match result {
-        Ok(fate) => (fate, None),
-        Err(exit) => {
-            let from_underlay = port.role == PortRole::Underlay;
-            let icmp = exit.icmp.map(|error| IcmpError {
-                error,
-                from_underlay,
-            });
-            (Fate::Drop(exit.reason), icmp.map(|icmp| (network, icmp)))
-        }
-    }
+    result.map_err(|exit| (network, exit))
+}
+
+/// Sends a frame of the gateway's own making on its way, as any packet to that
+/// destination would go; returns the port it leaves by. `age`: the gateway counts
+/// as a hop, since the packet is part of one that it forwards.
+fn send(
+    context: Context<'_, '_>,
+    network: NetworkId,
+    frame: &mut Frame<'_>,
+    age: bool,
+) -> Result<PortId, Exit> {
+    let packet = parse::ip(frame)?.with(Admitted { network });
+    let packet = route::lookup(context, packet)?;
+    deliver::deliver(forward::unchecked(packet, age))
 }

@@ -1,104 +1,150 @@
 //! Route lookup: from a destination to everything that sending needs to know.
 
-use core::net::IpAddr;
-
-use super::{Admitted, Exit, Ip, Routed};
+use super::{Admitted, Context, Exit, Ip, Routed};
 use crate::channel::{Encap, NextHop};
-use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PortEntry};
-use crate::wire::icmpv4;
-use crate::{DropReason, MacAddr, PortId, Vni};
+use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
+use crate::wire::icmp::Error;
+use crate::{DropReason, PeerId, PortId};
 
-/// A next hop, resolved.
+/// A next hop, resolved: where to, by which port, in which network.
 #[derive(Clone, Copy)]
-pub(super) enum Hop {
-    /// A pod of this node or the host.
-    Local {
-        port: PortId,
-        mtu: u16,
-        /// Ethernet destination.
-        mac: MacAddr,
-        /// Ethernet source.
-        gateway_mac: MacAddr,
-        host: bool,
-    },
-    /// Another node, by VXLAN.
-    Vxlan {
-        port: PortId,
-        /// Of the underlay.
-        mtu: u16,
-        tunnel: VxlanTunnel,
-    },
+pub(super) struct Hop<'t> {
+    pub(super) way: Way<'t>,
+    pub(super) port_id: PortId,
+    pub(super) port: &'t PortEntry,
+    pub(super) network: &'t NetworkEntry,
+    /// Largest IP packet that fits, in bytes, before encapsulation.
+    pub(super) mtu: u16,
 }
 
-/// One direction of a VXLAN tunnel.
+/// How a packet gets to its next hop.
 #[derive(Clone, Copy)]
-pub(super) struct VxlanTunnel {
-    pub(super) vni: Vni,
-    pub(super) udp_port: u16,
-    pub(super) src: IpAddr,
-    pub(super) dst: IpAddr,
-    pub(super) src_mac: MacAddr,
-    pub(super) dst_mac: MacAddr,
+pub(super) enum Way<'t> {
+    /// Into a pod of this node.
+    Endpoint,
+    /// To the host's own network stack.
+    Host,
+    /// To another node through the host, whose kernel has the route.
+    HostToPeer(PeerId),
+    /// To another node, in a tunnel.
+    Tunnel(PeerId, &'t PeerEntry, Tunnel),
+    /// To another node on the link of a raw Ethernet port, without a tunnel.
+    Link(PeerId, &'t PeerEntry),
+}
+
+/// An encapsulation that adds headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tunnel {
+    Vxlan,
+    Ipip,
 }
 
 /// Looks the destination up.
-pub(super) fn lookup<'f, 'b>(
-    tables: &Tables<'_>,
+#[inline]
+pub(super) fn lookup<'f, 'b, 't>(
+    context: Context<'t, '_>,
     packet: Ip<'f, 'b, Admitted>,
-) -> Result<Ip<'f, 'b, Routed>, Exit> {
-    // This network is flooded nowhere.
-    if packet.header.dst.is_broadcast() || packet.header.dst.is_multicast() {
-        return Err(DropReason::DestinationGroup.into());
-    }
-    let no_route = || DropReason::NoRoute.with(icmpv4::Error::NetUnreachable);
+) -> Result<Ip<'f, 'b, Routed<'t>>, Exit> {
+    let tables = context.tables;
+    let no_route = || DropReason::NoRoute.with(Error::NoRoute);
     let network = tables.network(packet.state.network).ok_or_else(no_route)?;
     let route = tables.route(network, packet.dst()).ok_or_else(no_route)?;
     let hop = match route.next_hop {
         NextHop::Blackhole => {
-            return Err(DropReason::Blackhole.with(icmpv4::Error::HostUnreachable));
+            return Err(DropReason::Blackhole.with(Error::HostUnreachable));
         }
         NextHop::Endpoint(id) => {
             let port = tables.port(id).ok_or_else(no_route)?;
-            local(network, id, port, false)
+            local(network, id, port, Way::Endpoint)
         }
-        NextHop::Host => {
-            if !network.has_host {
-                return Err(DropReason::HostMissing.with(icmpv4::Error::HostUnreachable));
-            }
-            let port = tables.port(network.host).ok_or_else(no_route)?;
-            local(network, network.host, port, true)
-        }
-        NextHop::Peer { peer, encap } => {
-            let peer = tables.peer(peer).ok_or_else(no_route)?;
-            let underlay = tables.port(network.underlay).ok_or_else(no_route)?;
-            match encap {
-                Encap::Vxlan => Hop::Vxlan {
-                    port: network.underlay,
-                    mtu: underlay.mtu,
-                    tunnel: VxlanTunnel {
-                        vni: network.vni,
-                        udp_port: network.udp_port,
-                        src: network.local.address(),
-                        dst: peer.underlay.address(),
-                        src_mac: network.vtep_mac,
-                        dst_mac: peer.vtep_mac,
-                    },
-                },
-                // The tables take no such route in this version.
-                Encap::Ipip | Encap::Direct => return Err(no_route()),
-            }
-        }
+        NextHop::Host => host(context, network, Way::Host)?,
+        NextHop::Peer { peer, encap } => to_peer(context, network, peer, encap)?,
     };
     Ok(packet.with(Routed { hop }))
 }
 
-fn local(network: &NetworkEntry, id: PortId, port: &PortEntry, host: bool) -> Hop {
-    Hop::Local {
-        port: id,
+pub(super) fn local<'t>(
+    network: &'t NetworkEntry,
+    port_id: PortId,
+    port: &'t PortEntry,
+    way: Way<'t>,
+) -> Hop<'t> {
+    Hop {
+        way,
+        port_id,
+        port,
+        network,
         mtu: port.mtu,
-        mac: port.mac,
-        gateway_mac: network.gateway_mac,
-        host,
+    }
+}
+
+fn host<'t>(
+    context: Context<'t, '_>,
+    network: &'t NetworkEntry,
+    way: Way<'t>,
+) -> Result<Hop<'t>, Exit> {
+    let missing = || DropReason::HostMissing.with(Error::HostUnreachable);
+    if !network.has_host {
+        return Err(missing());
+    }
+    let port = context.tables.port(network.host).ok_or_else(missing)?;
+    Ok(local(network, network.host, port, way))
+}
+
+/// The hop to another node.
+#[inline]
+pub(super) fn to_peer<'t>(
+    context: Context<'t, '_>,
+    network: &'t NetworkEntry,
+    id: PeerId,
+    encap: Encap,
+) -> Result<Hop<'t>, Exit> {
+    let no_route = || DropReason::NoRoute.with(Error::NoRoute);
+    let tables = context.tables;
+    let peer = tables.peer(id).ok_or_else(no_route)?;
+    let port = tables.port(network.underlay).ok_or_else(no_route)?;
+    let way = match encap {
+        Encap::Vxlan => Way::Tunnel(id, peer, Tunnel::Vxlan),
+        Encap::Ipip => Way::Tunnel(id, peer, Tunnel::Ipip),
+        // Behind sockets the kernel has the link.
+        Encap::Direct if port.role == PortRole::Underlay => {
+            return host(context, network, Way::HostToPeer(id));
+        }
+        Encap::Direct => Way::Link(id, peer),
+    };
+    let known = peer.path_mtu != 0 && context.now < peer.path_mtu_until;
+    let link_mtu = match known {
+        true => port.mtu.min(peer.path_mtu),
+        false => port.mtu,
+    };
+    Ok(Hop {
+        way,
+        port_id: network.underlay,
+        port,
+        network,
+        mtu: link_mtu.saturating_sub(overhead(&way)),
+    })
+}
+
+/// Bytes that a tunnel adds to an IP packet.
+fn overhead(way: &Way<'_>) -> u16 {
+    match way {
+        Way::Tunnel(_, peer, tunnel) => tunnel.overhead(peer.underlay.address().is_ipv6()),
+        _ => 0,
+    }
+}
+
+impl Tunnel {
+    /// Bytes that it adds to an IP packet: the outer IP header (20 or 40) and, for
+    /// VXLAN, UDP 8, VXLAN 8 and inner Ethernet 14.
+    pub(super) const fn overhead(self, over_v6: bool) -> u16 {
+        let ip = match over_v6 {
+            false => 20,
+            true => 40,
+        };
+        match self {
+            Tunnel::Vxlan => ip + 30,
+            Tunnel::Ipip => ip,
+        }
     }
 }

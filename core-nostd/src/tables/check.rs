@@ -5,27 +5,19 @@ use core::net::IpAddr;
 use zerocopy::FromZeros;
 
 use super::entry::{KeyList, PortEntry, PortRole};
-use super::error::{Feature, Reason, TableError};
-use crate::MacAddr;
+use super::error::{Reason, TableError};
 use crate::addr::Key;
-use crate::channel::{Network, Owner, Port, PortKind};
+use crate::channel::{Endpoint, Network, Owner, Port, PortKind, Wire};
+use crate::wire::{ip, ipv6};
+use crate::{IpPrefix, MacAddr, pipeline};
 
 /// Smallest MTU of IPv4 (RFC 791).
 const MIN_MTU: u16 = 68;
 
-/// This version has no tables for IPv6.
-pub(super) fn ipv4_only(address: IpAddr) -> Result<(), TableError> {
-    match address {
-        IpAddr::V4(_) => Ok(()),
-        IpAddr::V6(_) => Err(TableError::Unsupported(Feature::Ipv6)),
-    }
-}
-
-/// A host's own address: not unspecified, broadcast or multicast.
+/// A host's own address: not unspecified, loopback, broadcast or multicast.
 pub(super) fn unicast(address: IpAddr) -> Result<(), TableError> {
-    ipv4_only(address)?;
-    let broadcast = address == IpAddr::V4(core::net::Ipv4Addr::BROADCAST);
-    if address.is_unspecified() || address.is_multicast() || broadcast {
+    let unspecified = address.is_unspecified() || address.is_loopback();
+    if unspecified || ip::is_group(address) {
         return Err(TableError::Invalid(Reason::Address));
     }
     Ok(())
@@ -42,7 +34,10 @@ pub(super) fn unicast_mac(mac: MacAddr) -> Result<(), TableError> {
 /// What a network must have on its own.
 pub(super) fn network(network: &Network) -> Result<(), TableError> {
     unicast(network.local)?;
-    unicast(network.node_address)?;
+    network
+        .node_addresses
+        .iter()
+        .try_for_each(|a| unicast(*a))?;
     network.gateways.iter().try_for_each(|a| unicast(*a))?;
     unicast_mac(network.vtep_mac)?;
     unicast_mac(network.gateway_mac)?;
@@ -63,34 +58,70 @@ pub(super) fn port_entry(port: &Port, owner: Owner) -> Result<PortEntry, TableEr
         mac: port.mac,
         ..PortEntry::new_zeroed()
     };
-    let overhead = match &port.kind {
-        PortKind::Underlay => crate::pipeline::VXLAN_OVERHEAD_V4,
-        PortKind::Host { .. } | PortKind::Endpoint(_) => {
-            unicast_mac(port.mac)?;
-            0
-        }
-    };
-    if port.mtu < MIN_MTU + overhead {
-        return Err(TableError::Invalid(Reason::Mtu));
-    }
     match &port.kind {
         PortKind::Underlay => entry.role = PortRole::Underlay,
+        PortKind::Wire(wire) => {
+            entry.role = PortRole::Wire;
+            set_wire(&mut entry, wire)?;
+        }
         PortKind::Host { network } => {
             entry.role = PortRole::Host;
             entry.network = *network;
         }
         PortKind::Endpoint(endpoint) => {
-            endpoint.addresses.iter().try_for_each(|a| unicast(*a))?;
-            let mut allowed = endpoint.allowed.iter();
-            allowed.try_for_each(|p| ipv4_only(p.address()))?;
-            if endpoint.addresses.is_empty() {
-                return Err(TableError::Invalid(Reason::NoAddress));
-            }
             entry.role = PortRole::Endpoint;
-            entry.network = endpoint.network;
-            entry.addresses = KeyList::new(endpoint.addresses.iter().map(|a| Key::host(*a)));
-            entry.allowed = KeyList::new(endpoint.allowed.iter().map(|p| p.key()));
+            set_endpoint(&mut entry, endpoint)?;
         }
     }
+    if entry.role != PortRole::Underlay {
+        unicast_mac(port.mac)?;
+    }
+    if port.mtu < smallest_mtu(&entry) {
+        return Err(TableError::Invalid(Reason::Mtu));
+    }
     Ok(entry)
+}
+
+/// The smallest MTU that a port may have.
+fn smallest_mtu(entry: &PortEntry) -> u16 {
+    let has_v6 = entry.addresses.iter().any(|key| key.address().is_ipv6());
+    match entry.role {
+        PortRole::Endpoint if has_v6 => ipv6::MIN_MTU,
+        PortRole::Underlay | PortRole::Wire => MIN_MTU + pipeline::LARGEST_OVERHEAD,
+        _ => MIN_MTU,
+    }
+}
+
+fn set_endpoint(entry: &mut PortEntry, endpoint: &Endpoint) -> Result<(), TableError> {
+    endpoint.addresses.iter().try_for_each(|a| unicast(*a))?;
+    if endpoint.addresses.is_empty() {
+        return Err(TableError::Invalid(Reason::NoAddress));
+    }
+    entry.network = endpoint.network;
+    entry.addresses = KeyList::new(endpoint.addresses.iter().map(|a| Key::host(*a)));
+    entry.allowed = KeyList::new(endpoint.allowed.iter().map(|p| p.key()));
+    Ok(())
+}
+
+fn set_wire(entry: &mut PortEntry, wire: &Wire) -> Result<(), TableError> {
+    if wire.addresses.is_empty() {
+        return Err(TableError::Invalid(Reason::NoAddress));
+    }
+    for own in &wire.addresses {
+        unicast(own.address)?;
+        if own.prefix_length > IpPrefix::host(own.address).length() {
+            return Err(TableError::Invalid(Reason::PrefixLength));
+        }
+    }
+    let own = wire.addresses.iter();
+    entry.addresses = KeyList::new(own.clone().map(|own| Key::host(own.address)));
+    entry.allowed = KeyList::new(own.map(|own| Key::holding(own.address, own.prefix_length)));
+    for gateway in &wire.gateways {
+        unicast(*gateway)?;
+        if !entry.allowed.covers(*gateway) || entry.addresses.has(*gateway) {
+            return Err(TableError::Invalid(Reason::GatewayOffLink));
+        }
+    }
+    entry.gateways = KeyList::new(wire.gateways.iter().map(|a| Key::host(*a)));
+    Ok(())
 }

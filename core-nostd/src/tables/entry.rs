@@ -6,8 +6,9 @@ use zerocopy::{FromZeros, Immutable};
 
 use super::lpm::Roots;
 use crate::addr::{Family, Key};
-use crate::channel::{EncapSet, NextHop, Owner, PortStats};
-use crate::{MacAddr, NetworkId, PortId, Vni};
+use crate::channel::{EncapSet, NetworkOptions, NextHop, Offloads, Owner, PortStats, Proxy};
+use crate::pipeline::icmp::Bucket;
+use crate::{Instant, MacAddr, NetworkId, PortId, Vni};
 
 /// Addresses or prefixes that one entry may have.
 pub(crate) const KEYS: usize = 4;
@@ -50,6 +51,12 @@ impl KeyList {
             })
     }
 
+    /// The first key of the same IP version as `address`.
+    pub(crate) fn first_like(&self, address: IpAddr) -> Option<IpAddr> {
+        let mut addresses = self.iter().map(Key::address);
+        addresses.find(|own| own.is_ipv6() == address.is_ipv6())
+    }
+
     /// Whether one of the keys is this address.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         let wanted = Key::host(address);
@@ -84,7 +91,10 @@ pub(crate) struct NetworkEntry {
     pub(crate) vtep_mac: MacAddr,
     pub(crate) gateways: KeyList,
     pub(crate) gateway_mac: MacAddr,
-    pub(crate) node_address: Key,
+    pub(crate) node_addresses: KeyList,
+    pub(crate) prefixes: KeyList,
+    pub(crate) proxy: Proxy,
+    pub(crate) options: NetworkOptions,
     pub(crate) underlay: PortId,
     pub(crate) has_host: bool,
     pub(crate) host: PortId,
@@ -102,6 +112,14 @@ pub(crate) enum PortRole {
     Endpoint,
     Host,
     Underlay,
+    Wire,
+}
+
+impl PortRole {
+    /// Whether tunnels arrive and leave there.
+    pub(crate) fn is_underlay(self) -> bool {
+        matches!(self, PortRole::Underlay | PortRole::Wire)
+    }
 }
 
 /// A port, with its endpoint when it has one.
@@ -111,10 +129,17 @@ pub(crate) struct PortEntry {
     pub(crate) owner: Owner,
     pub(crate) mtu: u16,
     pub(crate) mac: MacAddr,
+    pub(crate) offloads: Offloads,
     /// Of endpoints and host ports.
     pub(crate) network: NetworkId,
     pub(crate) addresses: KeyList,
+    /// Further prefixes that an endpoint may send from; of a wire, the prefix on
+    /// its link of each address.
     pub(crate) allowed: KeyList,
+    /// Of a wire.
+    pub(crate) gateways: KeyList,
+    /// Limits the ICMP errors about packets from this port.
+    pub(crate) icmp: Bucket,
     /// Networks (of an underlay port) and prefix routes (of an endpoint) that name this port.
     pub(crate) references: u32,
     pub(crate) stats: PortStats,
@@ -130,6 +155,10 @@ pub(crate) struct PeerEntry {
     pub(crate) vtep_mac: MacAddr,
     pub(crate) node_addresses: KeyList,
     pub(crate) accepts: EncapSet,
+    pub(crate) transit: bool,
+    /// Largest outer packet that gets to it, as ICMP said, until `path_mtu_until`; 0 when nothing is known.
+    pub(crate) path_mtu: u16,
+    pub(crate) path_mtu_until: Instant,
     /// Routes to this peer.
     pub(crate) references: u32,
 }

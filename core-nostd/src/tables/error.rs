@@ -79,8 +79,6 @@ pub enum TableError {
         /// The other entry's id; of a route, its network's.
         id: u16,
     },
-    /// The operation needs something that this version of the core does not do.
-    Unsupported(Feature),
     /// A value that can never be right.
     Invalid(Reason),
     /// More operations than one transaction may have.
@@ -90,23 +88,13 @@ pub enum TableError {
     },
 }
 
-/// What this version of the core does not do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Feature {
-    /// IPv6 addresses in endpoints, routes or the underlay.
-    Ipv6,
-    /// IPIP encapsulation.
-    Ipip,
-    /// Routes to a peer without a tunnel.
-    Direct,
-}
-
 /// Values that can never be right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Reason {
     /// A MAC address with the group bit, or zero.
     Mac,
-    /// An MTU below 68 (IPv4, RFC 791) or, at the underlay, without room for a tunnel.
+    /// An MTU below 68 (IPv4, RFC 791), of an endpoint with IPv6 addresses below
+    /// 1280 (RFC 8200), or at the underlay without room for a tunnel.
     Mtu,
     /// An unspecified, broadcast or multicast address where a host's is needed.
     Address,
@@ -122,6 +110,13 @@ pub enum Reason {
     Immutable,
     /// A host route of an endpoint is changed through its port only.
     EndpointRoute,
+    /// Addresses of both IP versions where they must be of one: a node's and its
+    /// peers' underlay addresses.
+    IpVersion,
+    /// A prefix length that is too large for the address.
+    PrefixLength,
+    /// A wire's gateway outside of the prefixes on its link.
+    GatewayOffLink,
 }
 
 impl fmt::Display for TableError {
@@ -158,14 +153,6 @@ impl fmt::Display for TableError {
             TableError::TooManyOperations { limit } => {
                 write!(f, "more than {limit} operations in one transaction")
             }
-            TableError::Unsupported(feature) => {
-                let name = match feature {
-                    Feature::Ipv6 => "IPv6",
-                    Feature::Ipip => "IPIP",
-                    Feature::Direct => "direct routes",
-                };
-                write!(f, "this version of the core does not do {name}")
-            }
             TableError::Invalid(reason) => f.write_str(match reason {
                 Reason::Mac => "the MAC address must be a unicast address",
                 Reason::Mtu => "the MTU is too small",
@@ -179,6 +166,13 @@ impl fmt::Display for TableError {
                 }
                 Reason::EndpointRoute => {
                     "an endpoint's host route is changed through its port only"
+                }
+                Reason::IpVersion => {
+                    "the underlay addresses of a network must be all IPv4 or all IPv6"
+                }
+                Reason::PrefixLength => "the prefix length is too large for the address",
+                Reason::GatewayOffLink => {
+                    "the gateway is in none of the prefixes on the port's link"
                 }
             }),
         }

@@ -59,6 +59,11 @@ impl Roots {
         }
     }
 
+    /// Whether there is any entry.
+    pub(crate) fn any(&self) -> bool {
+        self.v4 != 0 || self.v6 != 0
+    }
+
     /// The entry that follows `after` in this order: IPv4 before IPv6, then by
     /// address, a prefix before the longer ones that it holds.
     pub(crate) fn next<V: Copy>(&self, lpm: &Lpm<'_, V>, after: Option<Key>) -> Option<(Key, V)> {

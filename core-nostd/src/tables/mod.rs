@@ -14,6 +14,7 @@ mod update;
 use core::net::IpAddr;
 
 use crate::addr::Key;
+use crate::channel::Encap;
 use crate::{NetworkId, PeerId, PortId, Vni};
 use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole, RouteEntry};
 use lpm::Lpm;
@@ -65,6 +66,27 @@ impl Tables<'_> {
             .peers_by_underlay
             .get(network.peer_roots.of(key), key)?;
         Some((id, self.peer(id)?))
+    }
+
+    /// The network on this underlay port, and its peer at this underlay address,
+    /// that takes IP in IP from there; otherwise the first that knows the peer.
+    pub(crate) fn ipip_peer(
+        &self,
+        port: PortId,
+        underlay: IpAddr,
+    ) -> Option<(&NetworkEntry, (PeerId, &PeerEntry))> {
+        let mut known = None;
+        let networks = self.networks.iter();
+        for network in networks.filter(|n| n.present && n.underlay == port) {
+            let Some(peer) = self.peer_by_underlay(network, underlay) else {
+                continue;
+            };
+            if peer.1.accepts.contains(Encap::Ipip) {
+                return Some((network, peer));
+            }
+            known = known.or(Some((network, peer)));
+        }
+        known
     }
 
     /// The route with the longest prefix that holds `address`.

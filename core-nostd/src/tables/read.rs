@@ -5,9 +5,10 @@ use core::net::IpAddr;
 use super::Tables;
 use super::entry::{KeyList, NetworkEntry, PeerEntry, PortEntry, PortRole};
 use super::lpm;
+use crate::addr::Key;
 use crate::channel::{
     Endpoint, MAX_ADDRESSES, Network, Owned, PAGE, Peer, Port, PortKind, PortStats, Route,
-    SMALL_PAGE,
+    SMALL_PAGE, Wire, WireAddress,
 };
 use crate::tables::storage::Capacities;
 use crate::{IpPrefix, NetworkId, PeerId, PortId};
@@ -32,7 +33,10 @@ impl NetworkEntry {
             vtep_mac: self.vtep_mac,
             gateways: self.gateways.addresses(),
             gateway_mac: self.gateway_mac,
-            node_address: self.node_address.address(),
+            node_addresses: self.node_addresses.addresses(),
+            prefixes: self.prefixes.prefixes(),
+            proxy: self.proxy,
+            options: self.options,
             underlay: self.underlay,
         }
     }
@@ -49,13 +53,28 @@ impl PortEntry {
             PortRole::Host => PortKind::Host {
                 network: self.network,
             },
+            PortRole::Wire => PortKind::Wire(self.wire()),
             PortRole::Underlay | PortRole::Absent => PortKind::Underlay,
         };
         Port {
             id,
             mtu: self.mtu,
             mac: self.mac,
+            offloads: self.offloads,
             kind,
+        }
+    }
+
+    fn wire(&self) -> Wire {
+        let on_link = self.addresses.iter().zip(self.allowed.iter());
+        Wire {
+            addresses: on_link
+                .map(|(own, prefix)| WireAddress {
+                    address: own.address(),
+                    prefix_length: prefix.length,
+                })
+                .collect(),
+            gateways: self.gateways.iter().take(2).map(Key::address).collect(),
         }
     }
 }
@@ -69,6 +88,7 @@ impl PeerEntry {
             vtep_mac: self.vtep_mac,
             node_addresses: self.node_addresses.addresses(),
             accepts: self.accepts,
+            transit: self.transit,
         }
     }
 }

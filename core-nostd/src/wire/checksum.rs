@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Ones' complement sum of the bytes as big-endian 16-bit words, an odd last
 /// byte padded with zero; not folded, so that sums can be added.
@@ -41,6 +41,21 @@ pub fn finish(sum: u64) -> u16 {
 /// layer of `len` bytes.
 pub fn pseudo_header_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u64 {
     u64::from(src.to_bits()) + u64::from(dst.to_bits()) + u64::from(protocol) + u64::from(len)
+}
+
+/// Sum of the IPv6 pseudo-header (RFC 8200 section 8.1) for an upper layer of
+/// `len` bytes.
+pub fn pseudo_header_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: u16) -> u64 {
+    sum(&src.octets()) + sum(&dst.octets()) + u64::from(protocol) + u64::from(len)
+}
+
+/// Sum of the pseudo-header of either version; 0 for addresses of different ones.
+pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: u16) -> u64 {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => pseudo_header_v4(src, dst, protocol, len),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => pseudo_header_v6(src, dst, protocol, len),
+        _ => 0,
+    }
 }
 
 /// The checksum after a 16-bit word it covers changed from `old` to `new`

@@ -1,5 +1,8 @@
 //! Ethernet II (IEEE 802.3 clause 3).
 
+use core::net::IpAddr;
+
+use super::ipv6;
 use crate::MacAddr;
 
 /// Length of an untagged header in bytes.
@@ -48,6 +51,27 @@ impl Header {
     }
 }
 
+/// The EtherType of packets to an address.
+pub fn ethertype(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => IPV4,
+        IpAddr::V6(_) => IPV6,
+    }
+}
+
+/// The Ethernet address of a broadcast or multicast IP address (RFC 1112 section
+/// 6.4, RFC 2464 section 7).
+pub fn group_mac(address: IpAddr) -> MacAddr {
+    match address {
+        IpAddr::V4(v4) if v4.is_multicast() => {
+            let [_, b, c, d] = v4.octets();
+            MacAddr::new([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V4(_) => MacAddr::BROADCAST,
+        IpAddr::V6(v6) => ipv6::multicast_mac(v6),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +87,16 @@ mod tests {
         header.emit(&mut out);
         assert_eq!(Header::parse(&out), Some((header, &[][..])));
         assert_eq!(Header::parse(&out[..13]), None);
+    }
+
+    #[test]
+    fn group_addresses_follow_their_rfcs() {
+        for (address, mac) in [
+            ("224.128.0.251", [0x01, 0x00, 0x5e, 0, 0, 0xfb]),
+            ("255.255.255.255", [0xff; 6]),
+            ("ff02::fb", [0x33, 0x33, 0, 0, 0, 0xfb]),
+        ] {
+            assert_eq!(group_mac(address.parse().unwrap()), MacAddr::new(mac));
+        }
     }
 }

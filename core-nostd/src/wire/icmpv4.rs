@@ -1,9 +1,8 @@
 //! ICMP for IPv4 (RFC 792).
 
 use super::checksum;
+use super::icmp::{Error, HEADER_LEN};
 
-/// Length of the header in bytes.
-pub const HEADER_LEN: usize = 8;
 /// Type of an echo request.
 pub const ECHO_REQUEST: u8 = 8;
 /// Type of an echo reply.
@@ -13,26 +12,6 @@ pub const UNREACHABLE: u8 = 3;
 /// Type of time exceeded.
 pub const TIME_EXCEEDED: u8 = 11;
 
-/// The errors that a gateway sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Error {
-    /// Type 3 code 0.
-    NetUnreachable,
-    /// Type 3 code 1.
-    HostUnreachable,
-    /// Type 3 code 2.
-    ProtocolUnreachable,
-    /// Type 3 code 3.
-    PortUnreachable,
-    /// Type 3 code 4 with the next hop's MTU in bytes (RFC 1191 section 4).
-    FragmentationNeeded {
-        /// Largest IP packet that fits, in bytes.
-        mtu: u16,
-    },
-    /// Type 11 code 0.
-    TtlExceeded,
-}
-
 /// Whether this message type is an error, about which no error may be sent
 /// (RFC 1122 section 3.2.2). Unknown types count as errors.
 pub fn is_error(message_type: u8) -> bool {
@@ -40,22 +19,21 @@ pub fn is_error(message_type: u8) -> bool {
     !matches!(message_type, 0 | 8 | 9 | 10 | 13..=18)
 }
 
-impl Error {
-    /// Writes the header of a message whose quoted packet is `quote`, checksum included.
-    pub fn emit(self, quote: &[u8], out: &mut [u8; HEADER_LEN]) {
-        let (message_type, code, mtu) = match self {
-            Error::NetUnreachable => (UNREACHABLE, 0, 0),
-            Error::HostUnreachable => (UNREACHABLE, 1, 0),
-            Error::ProtocolUnreachable => (UNREACHABLE, 2, 0),
-            Error::PortUnreachable => (UNREACHABLE, 3, 0),
-            Error::FragmentationNeeded { mtu } => (UNREACHABLE, 4, mtu),
-            Error::TtlExceeded => (TIME_EXCEEDED, 0, 0),
-        };
-        let [high, low] = mtu.to_be_bytes();
-        *out = [message_type, code, 0, 0, 0, 0, high, low];
-        let sum = checksum::finish(checksum::sum(out) + checksum::sum(quote));
-        out[2..4].copy_from_slice(&sum.to_be_bytes());
-    }
+/// Writes the header of an error whose quoted packet is `quote`, checksum included.
+pub fn emit_error(error: Error, quote: &[u8], out: &mut [u8; HEADER_LEN]) {
+    let (message_type, code, mtu) = match error {
+        Error::NoRoute => (UNREACHABLE, 0, 0),
+        Error::HostUnreachable => (UNREACHABLE, 1, 0),
+        Error::ProtocolUnreachable { .. } => (UNREACHABLE, 2, 0),
+        Error::PortUnreachable => (UNREACHABLE, 3, 0),
+        // RFC 1191 section 4.
+        Error::TooBig { mtu } => (UNREACHABLE, 4, mtu),
+        Error::TtlExceeded => (TIME_EXCEEDED, 0, 0),
+    };
+    let [high, low] = mtu.to_be_bytes();
+    *out = [message_type, code, 0, 0, 0, 0, high, low];
+    let sum = checksum::finish(checksum::sum(out) + checksum::sum(quote));
+    out[2..4].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Turns the echo request at the front of `message` into its reply. `None`, and
@@ -81,7 +59,7 @@ mod tests {
     fn errors_have_a_correct_checksum_and_mtu() {
         let quote = [0x45, 1, 2, 3, 4];
         let mut out = [0xa5; HEADER_LEN];
-        Error::FragmentationNeeded { mtu: 1450 }.emit(&quote, &mut out);
+        emit_error(Error::TooBig { mtu: 1450 }, &quote, &mut out);
         assert_eq!((out[0], out[1], &out[4..]), (3, 4, &[0, 0, 5, 170][..]));
         assert_eq!(
             checksum::fold(checksum::sum(&out) + checksum::sum(&quote)),

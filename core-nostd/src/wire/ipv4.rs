@@ -6,17 +6,6 @@ use super::checksum;
 
 /// Length of a header without options in bytes.
 pub const HEADER_LEN: usize = 20;
-/// Protocol number of ICMP.
-pub const ICMP: u8 = 1;
-/// Protocol number of IPv4 in IP (RFC 2003).
-pub const IPIP: u8 = 4;
-/// Protocol number of TCP.
-pub const TCP: u8 = 6;
-/// Protocol number of UDP.
-pub const UDP: u8 = 17;
-/// Protocol number of IPv6 in IPv4 (RFC 4213).
-pub const IPV6_IN_IP: u8 = 41;
-
 /// Why a header was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
@@ -115,6 +104,24 @@ impl Header {
         out[16..20].copy_from_slice(&self.dst.octets());
         let sum = checksum::finish(checksum::sum(out));
         out[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// Writes the fields into a header whose options are in place, and with them a
+    /// correct checksum; the header's length is the slice's. `None`, and no
+    /// change, when that is impossible.
+    pub fn emit_before_options(&self, header: &mut [u8]) -> Option<()> {
+        let words = u8::try_from(header.len() / 4).ok()?;
+        if header.len() % 4 != 0 || !(5..=15).contains(&words) {
+            return None;
+        }
+        let fixed = header.first_chunk_mut::<HEADER_LEN>()?;
+        self.emit(fixed);
+        fixed[0] = 0x40 | words;
+        fixed[10..12].fill(0);
+        let sum = checksum::finish(checksum::sum(header));
+        let field = header.get_mut(10..12)?;
+        field.copy_from_slice(&sum.to_be_bytes());
+        Some(())
     }
 
     /// Whether this is a fragment of a larger packet.

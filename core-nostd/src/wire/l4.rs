@@ -1,6 +1,6 @@
 //! What the core reads of TCP and UDP: ports, checksums, payload offsets.
 
-use super::{checksum, ipv4};
+use super::{checksum, ip};
 
 /// Length of both ports, which TCP and UDP begin with, in bytes.
 pub const PORTS_LEN: usize = 4;
@@ -11,7 +11,7 @@ pub const UDP_HEADER_LEN: u8 = 8;
 /// Source and destination port of the TCP or UDP header at the front of
 /// `payload`; `None` for other protocols and truncated headers.
 pub fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
-    if !matches!(protocol, ipv4::TCP | ipv4::UDP) {
+    if !matches!(protocol, ip::TCP | ip::UDP) {
         return None;
     }
     let p = payload.first_chunk::<PORTS_LEN>()?;
@@ -24,8 +24,9 @@ pub fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
 /// Offset of the checksum field in the header of this protocol.
 pub fn checksum_offset(protocol: u8) -> Option<u16> {
     match protocol {
-        ipv4::TCP => Some(16),
-        ipv4::UDP => Some(6),
+        ip::TCP => Some(16),
+        ip::UDP => Some(6),
+        ip::ICMPV6 => Some(2),
         _ => None,
     }
 }
@@ -38,22 +39,22 @@ pub fn tcp_header_len(payload: &[u8]) -> Option<u8> {
     (len >= 20 && usize::from(len) <= payload.len()).then_some(len)
 }
 
-/// Whether the TCP or UDP checksum of an IPv4 packet verifies. `packet` is the
-/// IP payload.
-pub fn is_valid(header: &ipv4::Header, packet: &[u8]) -> bool {
+/// Whether the TCP, UDP or ICMPv6 checksum of a packet verifies. `packet` is what
+/// the IP headers leave of it.
+pub fn is_valid(header: &ip::Header, packet: &[u8]) -> bool {
     let Ok(len) = u16::try_from(packet.len()) else {
         return false;
     };
-    let pseudo = checksum::pseudo_header_v4(header.src, header.dst, header.protocol, len);
+    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
     checksum::fold(pseudo + checksum::sum(packet)) == 0xffff
 }
 
-/// Whether the TCP or UDP checksum of an IPv4 packet is unfinished: its field
+/// Whether the TCP, UDP or ICMPv6 checksum of a packet is unfinished: its field
 /// holds the folded sum of the pseudo-header, and the packet does not verify.
 ///
 /// Peers on the same machine hand over such packets (the sending kernel left
-/// the rest to a device that never came). `packet` is the IP payload.
-pub fn is_unfinished(header: &ipv4::Header, packet: &[u8]) -> bool {
+/// the rest to a device that never came). `packet` is what the IP headers leave of it.
+pub fn is_unfinished(header: &ip::Header, packet: &[u8]) -> bool {
     let Some(offset) = checksum_offset(header.protocol) else {
         return false;
     };
@@ -63,7 +64,7 @@ pub fn is_unfinished(header: &ipv4::Header, packet: &[u8]) -> bool {
     let (Some(field), Ok(len)) = (field, u16::try_from(packet.len())) else {
         return false;
     };
-    let pseudo = checksum::pseudo_header_v4(header.src, header.dst, header.protocol, len);
+    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
     u16::from_be_bytes(*field) == checksum::fold(pseudo) && !is_valid(header, packet)
 }
 
@@ -83,23 +84,44 @@ pub fn finish(bytes: &mut [u8], offset: u16, udp: bool) -> Option<()> {
     Some(())
 }
 
+/// The maximum segment size option of the TCP SYN at the front of `segment`:
+/// where its value is, and the value in bytes (RFC 9293 section 3.7.1). `None`
+/// when it is no SYN or has none.
+pub fn syn_mss(segment: &[u8]) -> Option<(usize, u16)> {
+    const SYN: u8 = 2;
+    let len = usize::from(tcp_header_len(segment)?);
+    if segment.get(13)? & SYN == 0 {
+        return None;
+    }
+    let mut at = 20;
+    while at < len {
+        match *segment.get(at..len)? {
+            [1, ..] => at += 1,
+            [2, 4, high, low, ..] => return Some((at + 2, u16::from_be_bytes([high, low]))),
+            [kind, option, ..] if kind != 0 && option >= 2 => at += usize::from(option),
+            _ => return None,
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use core::net::Ipv4Addr;
+    use core::net::IpAddr;
 
     use super::*;
 
-    fn header(protocol: u8) -> ipv4::Header {
-        ipv4::Header {
-            src: Ipv4Addr::new(10, 0, 0, 1),
-            dst: Ipv4Addr::new(10, 0, 0, 2),
+    fn header(protocol: u8) -> ip::Header {
+        ip::Header {
+            src: IpAddr::from([10, 0, 0, 1]),
+            dst: IpAddr::from([10, 0, 0, 2]),
             tos: 0,
-            ident: 0,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
             ttl: 64,
             protocol,
+            dont_fragment: true,
+            fragment: ip::Fragment::Whole,
+            source_routed: false,
+            named_at: 6,
             header_len: 20,
             total_len: 20 + 24,
         }
@@ -107,18 +129,18 @@ mod tests {
 
     #[test]
     fn unfinished_checksums_are_recognised_and_finished() {
-        for (protocol, offset) in [(ipv4::TCP, 16usize), (ipv4::UDP, 6)] {
+        for (protocol, offset) in [(ip::TCP, 16usize), (ip::UDP, 6)] {
             for seed in 0..=255u8 {
                 let mut packet = [0u8; 24];
                 for (byte, value) in packet.iter_mut().zip(seed..=255) {
                     *byte = value;
                 }
-                let ip = header(protocol);
-                let pseudo = checksum::pseudo_header_v4(ip.src, ip.dst, protocol, 24);
+                let header = header(protocol);
+                let pseudo = checksum::pseudo_header(header.src, header.dst, protocol, 24);
                 packet[offset..offset + 2].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
-                assert!(is_unfinished(&ip, &packet));
+                assert!(is_unfinished(&header, &packet));
                 finish(&mut packet, u16::try_from(offset).unwrap(), false).unwrap();
-                assert!(!is_unfinished(&ip, &packet));
+                assert!(!is_unfinished(&header, &packet));
                 assert_eq!(checksum::fold(pseudo + checksum::sum(&packet)), 0xffff);
             }
         }
@@ -126,12 +148,12 @@ mod tests {
 
     #[test]
     fn a_wrong_checksum_is_not_an_unfinished_one() {
-        let ip = header(ipv4::UDP);
+        let header = header(ip::UDP);
         let mut packet = [7u8; 24];
         packet[6..8].copy_from_slice(&[0x12, 0x34]);
-        assert!(!is_unfinished(&ip, &packet));
-        assert!(!is_unfinished(&ip, &packet[..7]));
-        assert!(!is_unfinished(&header(ipv4::ICMP), &packet));
+        assert!(!is_unfinished(&header, &packet));
+        assert!(!is_unfinished(&header, &packet[..7]));
+        assert!(!is_unfinished(&header(ip::ICMP), &packet));
     }
 
     #[test]
@@ -154,5 +176,32 @@ mod tests {
         header[12] = 0x60;
         assert_eq!(tcp_header_len(&header[..23]), None);
         assert_eq!(tcp_header_len(&header[..19]), None);
+    }
+
+    #[test]
+    fn the_mss_is_found_in_syns_only() {
+        let mut segment = [0u8; 32];
+        segment[12] = 0x80;
+        segment[13] = 2;
+        segment[20..].copy_from_slice(&[1, 3, 3, 7, 2, 4, 5, 180, 1, 1, 4, 2]);
+        assert_eq!(syn_mss(&segment), Some((26, 1460)));
+        segment[13] = 0x10;
+        assert_eq!(syn_mss(&segment), None);
+        segment[13] = 0x12;
+        assert_eq!(syn_mss(&segment), Some((26, 1460)));
+        for (at, value) in [
+            (22, 0),
+            (22, 1),
+            (22, 200),
+            (21, 0),
+            (25, 3),
+            (24, 0),
+            (12, 0x60),
+        ] {
+            let mut wrong = segment;
+            wrong[at] = value;
+            assert_eq!(syn_mss(&wrong), None, "byte {at}");
+        }
+        assert_eq!(syn_mss(&segment[..31]), None);
     }
 }

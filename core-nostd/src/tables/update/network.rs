@@ -1,0 +1,114 @@
+//! Networks.
+
+use zerocopy::FromZeros;
+
+use super::{Inverse, owned, slot, slot_mut, unique, unused};
+use crate::NetworkId;
+use crate::addr::Key;
+use crate::channel::{Network, NextHop, Operation, Owner};
+use crate::tables::entry::{KeyList, NetworkEntry};
+use crate::tables::error::{Reason, Table, TableError};
+use crate::tables::{Tables, check};
+
+impl Tables<'_> {
+    pub(super) fn upsert_network(
+        &mut self,
+        owner: Owner,
+        new: &Network,
+    ) -> Result<Inverse, TableError> {
+        let old = *slot(self.networks, Table::Networks, new.id.0)?;
+        owned(old.present, old.owner, owner, Table::Networks)?;
+        check::network(new)?;
+        let underlay = self.port(new.underlay).ok_or(TableError::NotFound {
+            table: Table::Ports,
+            id: new.underlay.0,
+        })?;
+        if !underlay.role.is_underlay() {
+            return Err(TableError::Invalid(Reason::PortKind));
+        }
+        if let Some(taken) = self.network_by_vni(new.udp_port, new.vni) {
+            unique(taken.id.0, new.id.0, Table::Networks)?;
+        }
+        self.check_own_addresses(&old, new)?;
+        if old.present {
+            self.count_port(old.underlay, -1);
+        }
+        self.count_port(new.underlay, 1);
+        let entry = slot_mut(self.networks, Table::Networks, new.id.0)?;
+        *entry = NetworkEntry {
+            present: true,
+            owner,
+            id: new.id,
+            vni: new.vni,
+            udp_port: new.udp_port,
+            local: Key::host(new.local),
+            vtep_mac: new.vtep_mac,
+            gateways: KeyList::new(new.gateways.iter().map(|a| Key::host(*a))),
+            gateway_mac: new.gateway_mac,
+            node_addresses: KeyList::new(new.node_addresses.iter().map(|a| Key::host(*a))),
+            prefixes: KeyList::new(new.prefixes.iter().map(|p| p.key())),
+            proxy: new.proxy,
+            options: new.options,
+            underlay: new.underlay,
+            ..old
+        };
+        Ok(Some(if old.present {
+            Operation::UpsertNetwork(old.message(new.id))
+        } else {
+            Operation::RemoveNetwork(new.id)
+        }))
+    }
+
+    /// Checks that what is the gateway's own is nobody else's: no peer is at this
+    /// node's underlay address, no endpoint at a gateway address. Peers keep the IP
+    /// version of the underlay.
+    pub(super) fn check_own_addresses(
+        &self,
+        old: &NetworkEntry,
+        new: &Network,
+    ) -> Result<(), TableError> {
+        if let Some((taken, _)) = self.peer_by_underlay(old, new.local) {
+            return Err(TableError::Conflict {
+                table: Table::Peers,
+                id: taken.0,
+            });
+        }
+        let other_version = new.local.is_ipv6() != old.local.address().is_ipv6();
+        if old.present && old.peer_roots.any() && other_version {
+            return Err(TableError::Invalid(Reason::IpVersion));
+        }
+        for address in &new.gateways {
+            let key = Key::host(*address);
+            let next_hop = self.routes.get(old.route_roots.of(key), key);
+            let Some(NextHop::Endpoint(id)) = next_hop.map(|route| route.next_hop) else {
+                continue;
+            };
+            if self
+                .port(id)
+                .is_some_and(|port| port.addresses.has(*address))
+            {
+                return Err(TableError::Conflict {
+                    table: Table::Ports,
+                    id: id.0,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_network(
+        &mut self,
+        owner: Owner,
+        id: NetworkId,
+    ) -> Result<Inverse, TableError> {
+        let old = *slot(self.networks, Table::Networks, id.0)?;
+        if !old.present {
+            return Ok(None);
+        }
+        owned(true, old.owner, owner, Table::Networks)?;
+        unused(old.references, Table::Networks, id.0)?;
+        self.count_port(old.underlay, -1);
+        *slot_mut(self.networks, Table::Networks, id.0)? = NetworkEntry::new_zeroed();
+        Ok(Some(Operation::UpsertNetwork(old.message(id))))
+    }
+}

@@ -1,0 +1,142 @@
+//! Peers.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use zerocopy::FromZeros;
+
+use super::{Inverse, owned, slot, slot_mut, unique, unused};
+use crate::addr::Key;
+use crate::channel::{Encap, Operation, Owner, Peer};
+use crate::tables::entry::{KeyList, PeerEntry};
+use crate::tables::error::{Reason, Table, TableError};
+use crate::tables::{Tables, check};
+use crate::wire::ipv6;
+use crate::{Instant, PeerId};
+
+/// How long a path MTU is believed (RFC 1191 section 6.3).
+const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
+/// Smaller ones are not believed of IPv4 (as Linux' min_pmtu): a forged error
+/// must not choke a tunnel.
+const LEAST_PATH_MTU_V4: u16 = 552;
+
+impl Tables<'_> {
+    pub(super) fn upsert_peer(&mut self, owner: Owner, new: &Peer) -> Result<Inverse, TableError> {
+        let old = *slot(self.peers, Table::Peers, new.id.0)?;
+        owned(old.present, old.owner, owner, Table::Peers)?;
+        let network = *self.need_network(new.network)?;
+        check::unicast_mac(new.vtep_mac)?;
+        check::unicast(new.underlay)?;
+        new.node_addresses
+            .iter()
+            .try_for_each(|a| check::unicast(*a))?;
+        if let Some((taken, _)) = self.peer_by_underlay(&network, new.underlay) {
+            unique(taken.0, new.id.0, Table::Peers)?;
+        }
+        let key = Key::host(new.underlay);
+        if key == network.local {
+            return Err(TableError::Conflict {
+                table: Table::Networks,
+                id: new.network.0,
+            });
+        }
+        if new.underlay.is_ipv6() != network.local.address().is_ipv6() {
+            return Err(TableError::Invalid(Reason::IpVersion));
+        }
+        self.check_ipip(new)?;
+        if old.present && (old.network != new.network || old.underlay != key) {
+            return Err(TableError::Invalid(Reason::Immutable));
+        }
+        let index = new.network.index();
+        if let Some(network) = self.networks.get_mut(index) {
+            self.peers_by_underlay
+                .insert(network.peer_roots.of_mut(key), key, new.id)
+                .map_err(|_| TableError::TableFull {
+                    table: Table::Peers,
+                    capacity: self.peers_by_underlay.capacity(),
+                })?;
+        }
+        if !old.present {
+            self.count_network(new.network, 1);
+        }
+        *slot_mut(self.peers, Table::Peers, new.id.0)? = PeerEntry {
+            present: true,
+            owner,
+            network: new.network,
+            underlay: key,
+            vtep_mac: new.vtep_mac,
+            node_addresses: KeyList::new(new.node_addresses.iter().map(|a| Key::host(*a))),
+            accepts: new.accepts,
+            transit: new.transit,
+            references: old.references,
+            path_mtu: old.path_mtu,
+            path_mtu_until: old.path_mtu_until,
+        };
+        Ok(Some(if old.present {
+            Operation::UpsertPeer(old.message(new.id))
+        } else {
+            Operation::RemovePeer(new.id)
+        }))
+    }
+
+    pub(super) fn remove_peer(&mut self, owner: Owner, id: PeerId) -> Result<Inverse, TableError> {
+        let old = *slot(self.peers, Table::Peers, id.0)?;
+        if !old.present {
+            return Ok(None);
+        }
+        owned(true, old.owner, owner, Table::Peers)?;
+        unused(old.references, Table::Peers, id.0)?;
+        if let Some(network) = self.networks.get_mut(old.network.index()) {
+            let root = network.peer_roots.of_mut(old.underlay);
+            self.peers_by_underlay.remove(root, old.underlay);
+        }
+        self.count_network(old.network, -1);
+        *slot_mut(self.peers, Table::Peers, id.0)? = PeerEntry::new_zeroed();
+        Ok(Some(Operation::UpsertPeer(old.message(id))))
+    }
+
+    /// IP in IP has no network identifier: of the networks that have a peer at
+    /// this underlay address only one can take it.
+    pub(super) fn check_ipip(&self, new: &Peer) -> Result<(), TableError> {
+        if !new.accepts.contains(Encap::Ipip) {
+            return Ok(());
+        }
+        let others = self
+            .networks
+            .iter()
+            .filter(|n| n.present && n.id != new.network);
+        for network in others {
+            let other = self.peer_by_underlay(network, new.underlay);
+            if let Some((taken, _)) = other.filter(|(_, peer)| peer.accepts.contains(Encap::Ipip)) {
+                unique(taken.0, new.id.0, Table::Peers)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lowers what is known to get to a peer, for [`PATH_MTU_LIFETIME`]; 0 forgets it.
+    pub(super) fn set_path_mtu(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        mtu: u16,
+    ) -> Result<Inverse, TableError> {
+        slot(self.peers, Table::Peers, id.0)?;
+        let Some(peer) = self.peers.get_mut(id.index()).filter(|peer| peer.present) else {
+            return Err(TableError::NotFound {
+                table: Table::Peers,
+                id: id.0,
+            });
+        };
+        let old = core::mem::take(&mut peer.path_mtu);
+        if mtu != 0 {
+            let least = match peer.underlay.address() {
+                IpAddr::V4(_) => LEAST_PATH_MTU_V4,
+                IpAddr::V6(_) => ipv6::MIN_MTU,
+            };
+            peer.path_mtu = mtu.max(least);
+            peer.path_mtu_until = now.after(PATH_MTU_LIFETIME);
+        }
+        Ok(Some(Operation::SetPathMtu { peer: id, mtu: old }))
+    }
+}
