@@ -86,7 +86,7 @@ fn every_kind_of_request() -> Vec<Request> {
 fn hello_agrees_on_version_and_epoch() {
     let mut storage = Tiny::new();
     let mut gateway = storage.gateway();
-    for major in [0, 2, u16::MAX] {
+    for major in [0, 1, u16::MAX] {
         let request = Request::Hello(Hello {
             version: Version { major, minor: 0 },
             epoch: 4,
@@ -160,7 +160,7 @@ fn what_this_version_does_not_know_is_unsupported() {
         ("request, with fields", &[77, 100, 1, 2, 3]),
         ("request, of two bytes", &[77, 0x80, 1]),
         ("owner", &[77, 1, 5, 9, 0]),
-        ("operation", &[77, 1, 5, 1, 1, 8, 0]),
+        ("operation", &[77, 1, 5, 1, 1, 99, 0]),
         ("second operation", &[77, 1, 5, 1, 2, 3, 0, 99]),
         ("table to read", &[77, 2, 4, 0]),
         ("next hop", &[77, 1, 5, 1, 1, 6, 0, 0, 10, 0, 0, 0, 8, 4]),

@@ -43,7 +43,7 @@ impl Case {
 
 /// A frame with this EtherType.
 fn ethertype(kind: u16) -> Vec<u8> {
-    let mut frame = udp(MAC_A, A, REMOTE, b"x");
+    let mut frame = udp(MAC_A, A, REMOTE, b"sixteen bytes of");
     frame[12..14].copy_from_slice(&kind.to_be_bytes());
     frame
 }
@@ -68,11 +68,7 @@ fn edited(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 fn endpoint_cases() -> Vec<Case> {
     use DropReason::*;
     let to = |dst| udp(MAC_A, A, dst, b"x");
-    let big = |df| {
-        let mut frame = udp(MAC_A, A, REMOTE, &[0; 1600]);
-        edit_ip(&mut frame, |header| header.dont_fragment = df);
-        frame
-    };
+    let big = || udp(MAC_A, A, REMOTE, &[0; 1600]);
     vec![
         case(PortUnknown, PortId(7), to(REMOTE)),
         case(PortUnknown, PortId(u16::MAX), to(REMOTE)),
@@ -81,7 +77,7 @@ fn endpoint_cases() -> Vec<Case> {
         case(VlanTagged, POD_A, ethertype(0x8100)),
         case(VlanTagged, POD_A, ethertype(0x88a8)),
         case(NotIp, POD_A, ethertype(0x88cc)),
-        case(Ipv6, POD_A, ethertype(0x86dd)),
+        case(Ipv6Version, POD_A, ethertype(0x86dd)),
         case(ArpMalformed, POD_A, arp(MAC_A, A, GATEWAY)[..41].to_vec()),
         case(ArpSenderMac, POD_A, arp(MAC_B, A, GATEWAY)),
         case(ArpSenderIp, POD_A, arp(MAC_A, B, GATEWAY)),
@@ -116,8 +112,12 @@ fn endpoint_cases() -> Vec<Case> {
         case(Blackhole, POD_A, to([10, 244, 1, 99])).icmp(3, 1),
         case(TtlExceeded, POD_A, with_ttl(1)).icmp(11, 0),
         case(TtlExceeded, POD_A, with_ttl(0)).icmp(11, 0),
-        case(TooBig, POD_A, big(true)).icmp(3, 4),
-        case(TooBigToFragment, POD_A, big(false)),
+        case(TooBig, POD_A, big()).icmp(3, 4),
+        case(FragmentSpares, POD_A, {
+            let mut frame = udp(MAC_A, A, REMOTE, &[0; 15_000]);
+            edit_ip(&mut frame, |header| header.dont_fragment = false);
+            frame
+        }),
         case(
             SourceRoute,
             POD_A,
@@ -204,13 +204,20 @@ fn host_and_offload_cases() -> Vec<Case> {
             POD_A,
             segmented(Segmentation::TcpV6 { size: 100 }),
         ),
-        case(SuperFrame, POD_A, segmented(Segmentation::Udp { size: 3 })),
+        case(TooBigSuperFrame, POD_A, {
+            let mut frame = udp(MAC_A, A, REMOTE, &[0; 3000]);
+            edit_ip(&mut frame, |header| header.dont_fragment = false);
+            Input {
+                segmentation: Segmentation::Udp { size: 1500 },
+                ..Input::from(frame)
+            }
+        }),
     ]
 }
 
 fn underlay_cases() -> Vec<Case> {
     use DropReason::*;
-    let inner = || from_vtep(udp(VTEP_2, REMOTE, A, b"x"));
+    let inner = || from_vtep(udp(VTEP_2, REMOTE, A, b"sixteen bytes of"));
     let from = |edit: &dyn Fn(&mut Input)| {
         let mut input = vxlan(&inner(), 1);
         edit(&mut input);
@@ -231,7 +238,7 @@ fn underlay_cases() -> Vec<Case> {
         case(
             OuterMissing,
             UNDERLAY,
-            outer(|o| o.l4 = OuterL4::Ip { protocol: 4 }),
+            outer(|o| o.l4 = OuterL4::Ip { protocol: 47 }),
         ),
         case(VxlanTruncated, UNDERLAY, from(&|i| i.bytes.truncate(7))),
         case(VxlanFlags, UNDERLAY, from(&|i| i.bytes[0] = 0xf7)),
@@ -247,6 +254,7 @@ fn underlay_cases() -> Vec<Case> {
                 o.l4 = OuterL4::Udp {
                     src_port: 1,
                     dst_port: 4789,
+                    checksum: true,
                 };
             }),
         ),
@@ -262,7 +270,7 @@ fn underlay_cases() -> Vec<Case> {
             from(&|i| i.bytes[20..22].copy_from_slice(&[8, 6])),
         ),
         case(
-            Ipv6,
+            Ipv6Version,
             UNDERLAY,
             from(&|i| i.bytes[20..22].copy_from_slice(&[0x86, 0xdd])),
         ),
@@ -272,9 +280,14 @@ fn underlay_cases() -> Vec<Case> {
         case(PeerGuard, UNDERLAY, foreign(NODE_1)),
         case(EcnCe, UNDERLAY, outer(|o| o.tos = 3)),
         case(
-            TransitDenied,
+            TunnelLoop,
             UNDERLAY,
             vxlan(&from_vtep(udp(VTEP_2, REMOTE, REMOTE, b"x")), 1),
+        ),
+        case(
+            EncapNotAllowed,
+            UNDERLAY,
+            outer(|o| o.l4 = OuterL4::Ip { protocol: 4 }),
         ),
         case(
             Blackhole,

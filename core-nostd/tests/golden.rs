@@ -49,7 +49,10 @@ fn sample_network() -> Network {
         vtep_mac: MacAddr::new(VTEP_1),
         gateways: list(&[ip("169.254.1.1"), ip("fe80::1")]),
         gateway_mac: MacAddr::new(GATEWAY_MAC),
-        node_address: ip("10.244.1.0"),
+        node_addresses: list(&[ip("10.244.1.0"), ip("fd00:244:1::")]),
+        prefixes: list(&[prefix("10.244.0.0/16"), prefix("fd00:244::/32")]),
+        proxy: Proxy::Network,
+        options: NetworkOptions::CLAMP_MSS.with(NetworkOptions::FLOOD),
         underlay: PortId(300),
     }
 }
@@ -59,6 +62,7 @@ fn sample_port(kind: PortKind) -> Port {
         id: PortId(7),
         mtu: 1450,
         mac: MAC,
+        offloads: Offloads::CHECKSUM,
         kind,
     }
 }
@@ -71,6 +75,7 @@ fn sample_peer() -> Peer {
         vtep_mac: MacAddr::new(VTEP_2),
         node_addresses: list(&[ip("192.168.77.2"), ip("fd00::2")]),
         accepts: EncapSet::of(&[Encap::Vxlan, Encap::Direct]),
+        transit: true,
     }
 }
 
@@ -108,6 +113,13 @@ fn port_kinds() -> Vec<(&'static str, PortKind)> {
         }),
         "host" PortKind::Host { .. } => PortKind::Host { network: NetworkId(1) },
         "underlay" PortKind::Underlay => PortKind::Underlay,
+        "wire" PortKind::Wire(_) => PortKind::Wire(Wire {
+            addresses: list(&[
+                WireAddress { address: ip("192.168.77.1"), prefix_length: 24 },
+                WireAddress { address: ip("fd00::1"), prefix_length: 64 },
+            ]),
+            gateways: list(&[ip("192.168.77.254"), ip("fe80::9")]),
+        }),
     })
 }
 
@@ -156,6 +168,7 @@ fn operations() -> Vec<(String, Operation)> {
             network: NetworkId(1),
             prefix: prefix("fd00:244::/32"),
         },
+        "set-path-mtu" Operation::SetPathMtu { .. } => Operation::SetPathMtu { peer: PeerId(513), mtu: 1400 },
     });
     let plain = plain.into_iter().map(|(name, o)| (name.to_string(), o));
     let ports = port_kinds().into_iter().map(|(name, kind)| {
@@ -251,12 +264,7 @@ fn errors() -> Vec<(&'static str, Error)> {
     })
 }
 
-fn features_and_reasons() -> Vec<(String, TableError)> {
-    let features = every!(Feature {
-        "ipv6" Feature::Ipv6 => Feature::Ipv6,
-        "ipip" Feature::Ipip => Feature::Ipip,
-        "direct" Feature::Direct => Feature::Direct,
-    });
+fn reasons() -> Vec<(String, TableError)> {
     let reasons = every!(Reason {
         "mac" Reason::Mac => Reason::Mac,
         "mtu" Reason::Mtu => Reason::Mtu,
@@ -267,17 +275,14 @@ fn features_and_reasons() -> Vec<(String, TableError)> {
         "port-kind" Reason::PortKind => Reason::PortKind,
         "immutable" Reason::Immutable => Reason::Immutable,
         "endpoint-route" Reason::EndpointRoute => Reason::EndpointRoute,
-    });
-    let features = features.into_iter().map(|(name, feature)| {
-        (
-            format!("unsupported.{name}"),
-            TableError::Unsupported(feature),
-        )
+        "ip-version" Reason::IpVersion => Reason::IpVersion,
+        "prefix-length" Reason::PrefixLength => Reason::PrefixLength,
+        "gateway-off-link" Reason::GatewayOffLink => Reason::GatewayOffLink,
     });
     let reasons = reasons
         .into_iter()
         .map(|(name, reason)| (format!("invalid.{name}"), TableError::Invalid(reason)));
-    features.chain(reasons).collect()
+    reasons.collect()
 }
 
 fn table_errors() -> Vec<(String, TableError)> {
@@ -304,7 +309,6 @@ fn table_errors() -> Vec<(String, TableError)> {
         "conflict" TableError::Conflict { .. } => {
             TableError::Conflict { table: Table::Ports, id: 2 }
         },
-        "unsupported" TableError::Unsupported(_) => TableError::Unsupported(Feature::Ipv6),
         "invalid" TableError::Invalid(_) => TableError::Invalid(Reason::Mac),
         "too-many-operations" TableError::TooManyOperations { .. } => {
             TableError::TooManyOperations { limit: 24 }
@@ -316,7 +320,7 @@ fn table_errors() -> Vec<(String, TableError)> {
     let plain = plain
         .into_iter()
         .map(|(name, error)| (name.to_string(), error));
-    plain.chain(tables).chain(features_and_reasons()).collect()
+    plain.chain(tables).chain(reasons()).collect()
 }
 
 fn plain_responses() -> Vec<(&'static str, Response)> {

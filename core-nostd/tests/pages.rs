@@ -220,7 +220,10 @@ fn largest_network() -> Network {
         vtep_mac: MacAddr::BROADCAST,
         gateways: addresses(),
         gateway_mac: MacAddr::BROADCAST,
-        node_address: LARGEST,
+        node_addresses: addresses(),
+        prefixes: list(&[IpPrefix::host(LARGEST); MAX_ADDRESSES]),
+        proxy: Proxy::Network,
+        options: NetworkOptions::OUTER_MAY_FRAGMENT,
         underlay: PortId(u16::MAX),
     }
 }
@@ -230,6 +233,7 @@ fn largest_port() -> Port {
         id: PortId(u16::MAX),
         mtu: u16::MAX,
         mac: MacAddr::BROADCAST,
+        offloads: Offloads::CHECKSUM,
         kind: PortKind::Endpoint(Endpoint {
             network: NetworkId(u16::MAX),
             addresses: addresses(),
@@ -246,6 +250,7 @@ fn largest_peer() -> Peer {
         vtep_mac: MacAddr::BROADCAST,
         node_addresses: addresses(),
         accepts: EncapSet::of(&[Encap::Vxlan, Encap::Ipip, Encap::Direct]),
+        transit: true,
     }
 }
 
@@ -283,10 +288,14 @@ fn the_largest_messages_fit() {
     let mut message = vec![0; MAX_MESSAGE];
     let mut frame = vec![0; MAX_FRAME];
     for operation in operations {
+        let count = match operation {
+            Operation::UpsertNetwork(_) => 14,
+            _ => MAX_OPERATIONS,
+        };
         let request = Request::Apply(Apply {
             transaction: u64::MAX,
             owner: Owner::Cluster,
-            operations: list(&vec![operation; MAX_OPERATIONS]),
+            operations: list(&vec![operation; count]),
         });
         let len = encode_request(u32::MAX, &request, &mut message).unwrap();
         assert!(encode_frame(&mut message, len, &mut frame).is_some());

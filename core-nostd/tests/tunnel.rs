@@ -64,6 +64,7 @@ fn packets_for_another_node_are_encapsulated() {
                         l4: OuterL4::Udp {
                             src_port,
                             dst_port: 8472,
+                            checksum: true,
                         },
                         tos,
                         ttl: 64,
@@ -330,7 +331,7 @@ fn program_second(gateway: &mut Gateway<'_>) {
     let network = Network {
         local: ip("192.168.77.2"),
         vtep_mac: MacAddr::new(VTEP_2),
-        node_address: ip("10.244.2.0"),
+        node_addresses: list(&[ip("10.244.2.0"), ip("fd00:244:2::")]),
         ..network()
     };
     let peer = Peer {

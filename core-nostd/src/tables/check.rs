@@ -56,6 +56,7 @@ pub(super) fn port_entry(port: &Port, owner: Owner) -> Result<PortEntry, TableEr
         owner,
         mtu: port.mtu,
         mac: port.mac,
+        offloads: port.offloads,
         ..PortEntry::new_zeroed()
     };
     match &port.kind {

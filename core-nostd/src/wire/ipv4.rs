@@ -216,7 +216,7 @@ mod tests {
             more_fragments: false,
             fragment_offset: 0,
             ttl: 64,
-            protocol: UDP,
+            protocol: crate::wire::ip::UDP,
             header_len: 20,
             total_len: 20,
         }

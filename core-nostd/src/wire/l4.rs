@@ -148,12 +148,13 @@ mod tests {
 
     #[test]
     fn a_wrong_checksum_is_not_an_unfinished_one() {
+        let icmp = header(ip::ICMP);
         let header = header(ip::UDP);
         let mut packet = [7u8; 24];
         packet[6..8].copy_from_slice(&[0x12, 0x34]);
         assert!(!is_unfinished(&header, &packet));
         assert!(!is_unfinished(&header, &packet[..7]));
-        assert!(!is_unfinished(&header(ip::ICMP), &packet));
+        assert!(!is_unfinished(&icmp, &packet));
     }
 
     #[test]

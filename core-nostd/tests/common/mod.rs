@@ -51,9 +51,12 @@ pub fn network() -> Network {
         udp_port: 8472,
         local: ip("192.168.77.1"),
         vtep_mac: MacAddr::new(VTEP_1),
-        gateways: list(&[ip("169.254.1.1")]),
+        gateways: list(&[ip("169.254.1.1"), ip("fe80::1")]),
         gateway_mac: MacAddr::new(GATEWAY_MAC),
-        node_address: ip("10.244.1.0"),
+        node_addresses: list(&[ip("10.244.1.0"), ip("fd00:244:1::")]),
+        prefixes: list(&[prefix("10.244.0.0/16"), prefix("fd00:244::/32")]),
+        proxy: Proxy::LinkLocal,
+        options: NetworkOptions::NONE,
         underlay: UNDERLAY,
     }
 }
@@ -63,6 +66,7 @@ pub fn underlay(mtu: u16) -> Port {
         id: UNDERLAY,
         mtu,
         mac: MacAddr::ZERO,
+        offloads: Offloads::NONE,
         kind: PortKind::Underlay,
     }
 }
@@ -72,6 +76,7 @@ pub fn host() -> Port {
         id: HOST,
         mtu: 1450,
         mac: MacAddr::new(HOST_MAC),
+        offloads: Offloads::CHECKSUM,
         kind: PortKind::Host { network: NET },
     }
 }
@@ -81,6 +86,7 @@ pub fn pod(id: PortId, mac: [u8; 6], address: &str) -> Port {
         id,
         mtu: 1450,
         mac: MacAddr::new(mac),
+        offloads: Offloads::CHECKSUM,
         kind: PortKind::Endpoint(Endpoint::with_address(NET, ip(address))),
     }
 }
@@ -93,6 +99,7 @@ pub fn peer() -> Peer {
         vtep_mac: MacAddr::new(VTEP_2),
         node_addresses: list(&[ip("192.168.77.2")]),
         accepts: EncapSet::of(&[Encap::Vxlan]),
+        transit: false,
     }
 }
 
@@ -161,6 +168,10 @@ pub struct Output {
     pub made: Vec<(PortId, Vec<u8>, Option<Outer>)>,
 }
 
+/// Spare frames that [`run_at`] gives, and the size of their buffers.
+pub const SPARES: usize = 6;
+pub const SPARE_LEN: usize = 2048;
+
 pub fn run(gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
     run_at(gateway, Instant::from_micros(1_000_000), port, input)
 }
@@ -180,10 +191,11 @@ pub fn run_at(
     frame.segmentation = input.segmentation;
     frame.outer = input.outer;
     let mut batch = [Packet::new(frame)];
-    let mut spare = vec![0xa5; Frame::HEADROOM + Originated::FRAME_LEN];
-    let mut spares = [Packet::new(
-        Frame::new(&mut spare, Frame::HEADROOM, 0).unwrap(),
-    )];
+    let mut spare = vec![0xa5; SPARES * SPARE_LEN];
+    let mut spares: Vec<_> = spare
+        .chunks_mut(SPARE_LEN)
+        .map(|bytes| Packet::new(Frame::new(bytes, Frame::HEADROOM, 0).unwrap()))
+        .collect();
     let mut originated = Originated::new(&mut spares);
     gateway.process(now, port, &mut batch, &mut originated);
     let made = originated.into_made();
@@ -266,6 +278,7 @@ pub fn vxlan(inner: &[u8], vni: u32) -> Input {
             l4: OuterL4::Udp {
                 src_port: 50_000,
                 dst_port: 8472,
+                checksum: true,
             },
             tos: 0,
             ttl: 64,
@@ -316,6 +329,7 @@ pub fn sum_of_fates(gateway: &Gateway<'_>) -> u64 {
         Counter::ForwardUnderlay,
         Counter::Reply,
         Counter::Consume,
+        Counter::Flood,
     ];
     let drops = DropReason::ALL.iter().map(|reason| Counter::Drop(*reason));
     plain

@@ -103,8 +103,15 @@ fn check(gateway: &mut Gateway<'_>, model: &Model) -> Dump {
 
 fn address() -> impl Strategy<Value = IpAddr> {
     let usual = (1u8..6).prop_map(|n| IpAddr::from([10, 0, 0, n]));
-    let unusual = prop::sample::select(vec![ip("0.0.0.0"), ip("224.0.0.1"), ip("fd00::1")]);
-    prop_oneof![100 => usual, 1 => unusual]
+    let unusual = prop::sample::select(vec![
+        ip("0.0.0.0"),
+        ip("224.0.0.1"),
+        ip("127.0.0.1"),
+        ip("::"),
+        ip("ff02::1"),
+    ]);
+    let v6 = prop::sample::select(vec![ip("fd00::1"), ip("fd00::2")]);
+    prop_oneof![100 => usual, 10 => v6, 1 => unusual]
 }
 
 fn any_prefix() -> impl Strategy<Value = IpPrefix> {
@@ -156,7 +163,10 @@ prop_compose! {
             vtep_mac: mac,
             gateways,
             gateway_mac: MacAddr::new(GATEWAY_MAC),
-            node_address: ip("10.0.0.9"),
+            node_addresses: list(&[ip("10.0.0.9")]),
+            prefixes: list(&[prefix("10.0.0.0/8")]),
+            proxy: Proxy::Network,
+            options: NetworkOptions::NONE,
             underlay: PortId(underlay),
         }
     }
@@ -166,21 +176,21 @@ prop_compose! {
     fn any_port()(
         id in id(PORTS), mac in mac(), network in network_id(), addresses in some_addresses(),
         allowed in prop::collection::vec(any_prefix(), 0..2), kind in 0..8,
-        mtu in prop::sample::select(vec![1500u16, 1450, 1300, 500, 119, 118, 117, 68, 67]),
+        mtu in prop::sample::select(vec![1500u16, 1450, 1300, 1279, 500, 139, 138, 137, 68, 67]),
     ) -> Port {
         let kind = match kind {
             0 => PortKind::Underlay,
             1 => PortKind::Host { network },
             _ => PortKind::Endpoint(Endpoint { network, addresses, allowed: list(&allowed) }),
         };
-        Port { id: PortId(id), mtu, mac, kind }
+        Port { id: PortId(id), mtu, mac, offloads: Offloads::CHECKSUM, kind }
     }
 }
 
 prop_compose! {
     fn any_peer()(
         id in id(PEERS), network in network_id(), underlay in address(), mac in mac(),
-        node_addresses in addresses(0),
+        node_addresses in addresses(0), ipip in any::<bool>(),
     ) -> Peer {
         Peer {
             id: PeerId(id),
@@ -188,7 +198,8 @@ prop_compose! {
             underlay,
             vtep_mac: mac,
             node_addresses,
-            accepts: EncapSet::of(&[Encap::Vxlan]),
+            accepts: EncapSet::of(if ipip { &[Encap::Vxlan, Encap::Ipip] } else { &[Encap::Vxlan] }),
+            transit: ipip,
         }
     }
 }
@@ -225,6 +236,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             Operation::UpsertRoute(Route { network, prefix, next_hop })
         }),
         3 => key().prop_map(|(network, prefix)| Operation::RemoveRoute { network, prefix }),
+        1 => (id(PEERS), 0..1501u16).prop_map(|(id, mtu)| Operation::SetPathMtu { peer: PeerId(id), mtu }),
     ]
 }
 

@@ -31,8 +31,10 @@ fn all(conditions: &[bool]) -> Option<()> {
 
 fn is_unicast(address: &IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
-        IpAddr::V6(_) => false,
+        IpAddr::V4(v4) => {
+            !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast() && !v4.is_loopback()
+        }
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback(),
     }
 }
 
@@ -43,7 +45,7 @@ fn is_mac(mac: MacAddr) -> bool {
 fn endpoint(port: &Port) -> Option<&Endpoint> {
     match &port.kind {
         PortKind::Endpoint(endpoint) => Some(endpoint),
-        PortKind::Host { .. } | PortKind::Underlay => None,
+        PortKind::Host { .. } | PortKind::Underlay | PortKind::Wire(_) => None,
     }
 }
 
@@ -51,7 +53,7 @@ fn network_of(port: &Port) -> Option<NetworkId> {
     match &port.kind {
         PortKind::Endpoint(endpoint) => Some(endpoint.network),
         PortKind::Host { network } => Some(*network),
-        PortKind::Underlay => None,
+        PortKind::Underlay | PortKind::Wire(_) => None,
     }
 }
 
@@ -76,6 +78,10 @@ impl Model {
             Operation::RemovePeer(id) => self.remove_peer(owner, id),
             Operation::UpsertRoute(new) => self.upsert_route(owner, new),
             Operation::RemoveRoute { network, prefix } => self.remove_route(owner, network, prefix),
+            Operation::SetPathMtu { peer, .. } => {
+                let mut peers = self.peers.iter();
+                peers.find(|p| p.entry.id == peer).map(|_| ())
+            }
         }
     }
 
@@ -126,17 +132,18 @@ impl Model {
             other.id != new.id && (other.vni, other.udp_port) == (new.vni, new.udp_port)
         });
         let mut peers = self.peers.iter().map(|p| &p.entry);
+        let same_version = |p: &Peer| p.underlay.is_ipv4() == new.local.is_ipv4();
         let mut endpoints = self.endpoints_in(new.id);
         all(&[
             new.id.0 < NETWORKS,
             self.network(new.id).is_none_or(|old| old.owner == owner),
-            is_unicast(&new.local) && is_unicast(&new.node_address),
+            is_unicast(&new.local) && new.node_addresses.iter().all(is_unicast),
             new.gateways.iter().all(is_unicast) && !new.gateways.is_empty(),
             is_mac(new.vtep_mac) && is_mac(new.gateway_mac),
             new.udp_port != 0,
             underlay.entry.kind == PortKind::Underlay,
             !taken,
-            !peers.any(|p| p.network == new.id && p.underlay == new.local),
+            peers.all(|p| p.network != new.id || p.underlay != new.local && same_version(p)),
             !endpoints.any(|(_, e)| e.addresses.iter().any(|a| new.gateways.contains(a))),
         ])?;
         drop(endpoints);
@@ -172,10 +179,10 @@ impl Model {
                 .is_none_or(|old| old.owner == owner && same_kind(&old.entry)),
             new.kind == PortKind::Underlay || is_mac(new.mac),
             new.mtu
-                >= if new.kind == PortKind::Underlay {
-                    118
-                } else {
-                    68
+                >= match &new.kind {
+                    PortKind::Underlay | PortKind::Wire(_) => 138,
+                    PortKind::Endpoint(e) if e.addresses.iter().any(IpAddr::is_ipv6) => 1280,
+                    _ => 68,
                 },
         ])?;
         if let Some(network) = network {
@@ -196,7 +203,6 @@ impl Model {
     fn check_endpoint(&self, id: PortId, new: &Endpoint) -> Option<()> {
         let network = &self.network(new.network)?.entry;
         all(&[!new.addresses.is_empty()])?;
-        all(&[new.allowed.iter().all(|p| p.address().is_ipv4())])?;
         for address in &new.addresses {
             let is_here = |r: &Owned<Route>| {
                 r.entry.network == new.network && r.entry.prefix == IpPrefix::host(*address)
@@ -236,6 +242,12 @@ impl Model {
         let place = (new.network, new.underlay);
         let is_other =
             |p: &Owned<Peer>| p.entry.id != new.id && (p.entry.network, p.entry.underlay) == place;
+        let ipip = |p: &Peer| p.accepts.contains(Encap::Ipip);
+        let takes_ipip = |p: &Owned<Peer>| {
+            let p = &p.entry;
+            let elsewhere = p.network != new.network && p.id != new.id;
+            elsewhere && p.underlay == new.underlay && ipip(p) && ipip(&new)
+        };
         all(&[
             new.id.0 < PEERS,
             old.is_none_or(|old| old.owner == owner),
@@ -244,6 +256,8 @@ impl Model {
             new.node_addresses.iter().all(is_unicast),
             !self.peers.iter().any(is_other),
             network.local != new.underlay,
+            network.local.is_ipv4() == new.underlay.is_ipv4(),
+            !self.peers.iter().any(takes_ipip),
         ])?;
         let id = new.id;
         put(&mut self.peers, owner, new, |p| p.id == id);
@@ -283,14 +297,13 @@ impl Model {
             NextHop::Endpoint(id) => self
                 .endpoints_in(new.network)
                 .any(|(port, _)| port.id == id),
-            NextHop::Peer { peer, encap } => {
+            NextHop::Peer { peer, .. } => {
                 let mut peers = self.peers.iter().map(|p| &p.entry);
-                encap == Encap::Vxlan && peers.any(|p| p.id == peer && p.network == new.network)
+                peers.any(|p| p.id == peer && p.network == new.network)
             }
         };
         let old = self.route_owner(new.network, new.prefix)?;
-        let v4 = new.prefix.address().is_ipv4();
-        all(&[leads, v4, old.is_none_or(|old| old == owner)])?;
+        all(&[leads, old.is_none_or(|old| old == owner)])?;
         let key = (new.network, new.prefix);
         put(&mut self.routes, owner, new, |r| {
             (r.network, r.prefix) == key
