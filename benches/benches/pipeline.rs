@@ -37,6 +37,7 @@ fn storage(routes: u32) -> Box<Appliance> {
             id: UNDERLAY,
             mtu: 1500,
             mac: MacAddr::ZERO,
+            offloads: Offloads::CHECKSUM,
             kind: PortKind::Underlay,
         }),
         Operation::UpsertNetwork(Network {
@@ -47,13 +48,17 @@ fn storage(routes: u32) -> Box<Appliance> {
             vtep_mac: MacAddr::new(VTEP),
             gateways: std::iter::once(Ipv4Addr::new(169, 254, 1, 1).into()).collect(),
             gateway_mac: MacAddr::new(GATEWAY_MAC),
-            node_address: Ipv4Addr::new(10, 1, 0, 0).into(),
+            node_addresses: heapless::Vec::new(),
+            prefixes: heapless::Vec::new(),
+            proxy: Proxy::LinkLocal,
+            options: NetworkOptions::NONE,
             underlay: UNDERLAY,
         }),
         Operation::UpsertPort(Port {
             id: POD,
             mtu: 1450,
             mac: MacAddr::new(POD_MAC),
+            offloads: Offloads::CHECKSUM,
             kind: PortKind::Endpoint(Endpoint::with_address(NETWORK, POD_IP.into())),
         }),
     ];
@@ -67,6 +72,7 @@ fn storage(routes: u32) -> Box<Appliance> {
             vtep_mac: MacAddr::vtep_for(underlay.into()),
             node_addresses: heapless::Vec::new(),
             accepts: EncapSet::of(&[Encap::Vxlan]),
+            transit: false,
         }));
     }
     for index in 0..routes {
@@ -184,6 +190,7 @@ fn decap(criterion: &mut Criterion) {
                 l4: OuterL4::Udp {
                     src_port: 50_000,
                     dst_port: 8472,
+                    checksum: true,
                 },
                 tos: 0,
                 ttl: 64,

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use culvert_core::channel::{
-    Encap, EncapSet, Endpoint, Network, NextHop, Operation, Peer, Port, PortKind, Route,
+    Encap, EncapSet, Endpoint, Network, NetworkOptions, NextHop, Offloads, Operation, Peer, Port,
+    PortKind, Proxy, Route,
 };
 use culvert_core::{InvalidVni, IpPrefix, MacAddr, NetworkId, PeerId, PortId, Vni, heapless};
 use ipnet::IpNet;
@@ -68,6 +69,7 @@ pub(super) fn operations(
             id: UNDERLAY,
             mtu: mtu(underlay_mtu)?,
             mac: MacAddr::ZERO,
+            offloads: Offloads::NONE,
             kind: PortKind::Underlay,
         }),
         Operation::UpsertNetwork(Network {
@@ -78,7 +80,10 @@ pub(super) fn operations(
             vtep_mac: own.vtep().into(),
             gateways: one(network.gateway),
             gateway_mac: network.gateway_mac.into(),
-            node_address: node_address(own),
+            node_addresses: one(node_address(own)),
+            prefixes: heapless::Vec::new(),
+            proxy: Proxy::LinkLocal,
+            options: NetworkOptions::NONE,
             underlay: UNDERLAY,
         }),
         // An address of this node's block that no pod has must not leave by a wider route.
@@ -98,6 +103,7 @@ pub(super) fn operations(
             vtep_mac: node.vtep().into(),
             node_addresses: one(node.underlay),
             accepts: EncapSet::of(&[Encap::Vxlan]),
+            transit: false,
         }));
         let next_hop = NextHop::Peer {
             peer,
@@ -118,6 +124,7 @@ pub(super) fn host_port(mac: [u8; 6], pod_mtu: u32) -> Result<Operation, Cluster
         id: HOST,
         mtu: mtu(pod_mtu)?,
         mac: MacAddr::new(mac),
+        offloads: Offloads::CHECKSUM,
         kind: PortKind::Host { network: NETWORK },
     }))
 }
@@ -131,6 +138,7 @@ pub(super) fn pod_port(attachment: &Attachment, pod_mtu: u32) -> Result<Port, Cl
         id: PortId(attachment.port),
         mtu: mtu(pod_mtu)?,
         mac: attachment.mac.into(),
+        offloads: Offloads::CHECKSUM,
         kind: PortKind::Endpoint(Endpoint {
             network: NETWORK,
             addresses: attachment.addresses.iter().copied().collect(),

@@ -307,5 +307,6 @@ fn describe(operation: &Operation) -> String {
         Operation::RemovePeer(id) => format!("the removal of peer {id}"),
         Operation::UpsertRoute(route) => format!("the route to {}", route.prefix),
         Operation::RemoveRoute { prefix, .. } => format!("the removal of the route to {prefix}"),
+        Operation::SetPathMtu { peer, .. } => format!("the path MTU of peer {peer}"),
     }
 }

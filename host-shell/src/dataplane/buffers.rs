@@ -1,6 +1,6 @@
 //! The worker's memory for frames, allocated once.
 
-use culvert_core::{Checksum, Frame, Originated, Outer, Packet, Segmentation};
+use culvert_core::{Checksum, Frame, Outer, Packet, Segmentation};
 
 /// Frames that go through the core at a time.
 pub(super) const BATCH: usize = 64;
@@ -10,9 +10,9 @@ const LARGEST: usize = 65_535;
 /// keep the stride off a power of two, where all frames' headers would compete
 /// for the same cache sets.
 const SLOT: usize = Frame::HEADROOM + LARGEST + 1 + 3 * 64;
-const SPARE: usize = Frame::HEADROOM + Originated::FRAME_LEN;
-/// Spare frames for one batch's ICMP errors.
-const SPARES: usize = 16;
+/// Spare frames for what the gateway makes of one batch: ICMP errors, fragments,
+/// copies. Each takes the largest frame; what is never used costs no memory.
+const SPARES: usize = 64;
 
 /// What a driver says about a frame that it put into a slot.
 pub(super) struct Received {
@@ -39,7 +39,7 @@ impl Buffers {
     pub(super) fn new() -> Self {
         Buffers {
             slots: vec![0; BATCH * SLOT].into_boxed_slice(),
-            spares: vec![0; SPARES * SPARE].into_boxed_slice(),
+            spares: vec![0; SPARES * SLOT].into_boxed_slice(),
             received: heapless::Vec::new(),
         }
     }
@@ -68,7 +68,7 @@ impl Buffers {
             frame.outer = received.outer;
             Some(Packet::new(frame))
         });
-        let spares = self.spares.chunks_exact_mut(SPARE);
+        let spares = self.spares.chunks_exact_mut(SLOT);
         let spares =
             spares.filter_map(|spare| Frame::new(spare, Frame::HEADROOM, 0).ok().map(Packet::new));
         (packets.collect(), spares.collect())

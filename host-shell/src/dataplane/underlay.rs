@@ -76,6 +76,7 @@ impl UdpUnderlay {
                     l4: OuterL4::Udp {
                         src_port: datagram.source.port(),
                         dst_port,
+                        checksum: true,
                     },
                     tos: datagram.tos,
                     ttl: datagram.ttl,
