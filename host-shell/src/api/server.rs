@@ -1,9 +1,9 @@
 //! The daemon's side of the socket.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,7 +89,16 @@ pub fn bind(run_dir: &Path) -> Result<Listener, BindError> {
         .create(run_dir)
         .map_err(failed("creating", run_dir))?;
     let lock_path = run_dir.join("culvertd.lock");
-    let lock = File::create(&lock_path).map_err(failed("creating", &lock_path))?;
+    // Whoever can open the file can lock it, and so keep the daemon from starting.
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(failed("creating", &lock_path))?;
+    lock.set_permissions(fs::Permissions::from_mode(0o600))
+        .map_err(failed("setting the mode of", &lock_path))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(BindError::Running(run_dir.to_owned())),

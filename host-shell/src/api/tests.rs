@@ -227,6 +227,19 @@ fn socket_is_for_root_alone() {
 }
 
 #[test]
+fn the_lock_is_for_root_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join("culvertd.lock");
+    let mode = || fs::metadata(&lock).unwrap().permissions().mode() & 0o777;
+    drop(bind(dir.path()).unwrap());
+    assert_eq!(mode(), 0o600);
+    // As an earlier version left it.
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+    drop(bind(dir.path()).unwrap());
+    assert_eq!(mode(), 0o600);
+}
+
+#[test]
 fn a_live_daemon_is_refused_and_a_stale_socket_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = socket_path(dir.path());
