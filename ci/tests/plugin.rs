@@ -387,6 +387,10 @@ fn gc_deletes_what_the_runtime_does_not_list() {
     let gc = lab.call("GC", "n1", "p1").key("cniVersion", json!("1.1.0"));
     refused(&lab, "p1", &gc, (7, &["cni.dev/valid-attachments"]));
     let keep = json!([{"containerID": lab.pod("p3").unwrap().container, "ifname": "eth0"}]);
+    // Another configuration's list does not tell of this one's attachments.
+    let none = gc.clone().key("cni.dev/valid-attachments", json!([]));
+    granted(&none.key("name", json!("another")));
+    assert_eq!(ask(&lab, "endpoints").as_array().unwrap().len(), 2);
     granted(&gc.key("cni.dev/valid-attachments", keep));
     let left = ask(&lab, "endpoints");
     assert_eq!(left.as_array().unwrap().len(), 1, "{left}");

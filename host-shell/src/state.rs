@@ -74,6 +74,8 @@ pub struct Reservation {
     pub address: Option<Ipv4Addr>,
     /// A MAC other than the derived one.
     pub mac: Option<Mac>,
+    /// Name of the CNI network configuration that asks for it.
+    pub configuration: String,
 }
 
 /// What was made for an attachment; known when it is committed.
@@ -104,6 +106,9 @@ pub struct Attachment {
     pub port: u16,
     /// The network's name.
     pub network: String,
+    /// Name of the CNI network configuration that asked for it; older records lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// What was made; all zero before the commit.
     pub host: HostFacts,
     /// Seconds since 1970 when it was reserved.
@@ -289,6 +294,7 @@ impl Store {
                 mac: wanted.mac.unwrap_or_else(|| Mac::for_pod(address)),
                 port: self.take_port(txn, key)?,
                 network: self.pool.network().to_owned(),
+                configuration: Some(wanted.configuration.clone()),
                 host: HostFacts::default(),
                 created: since_1970.as_secs(),
             };

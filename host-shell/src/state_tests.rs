@@ -36,6 +36,7 @@ fn want(address: Option<&str>) -> Reservation {
         },
         address: address.map(|address| address.parse().unwrap()),
         mac: None,
+        configuration: "culvert".into(),
     }
 }
 

@@ -33,6 +33,7 @@ fn work(dir: &Path) -> ! {
         netns_id: NetnsId { dev: 1, ino: 2 },
         address: None,
         mac: None,
+        configuration: "culvert".into(),
     };
     for id in 0.. {
         store.reserve(&key(id), &wanted).unwrap();

@@ -35,6 +35,7 @@ impl Daemon {
             netns_id: netns_id(ns.id()),
             address: wanted.address,
             mac: wanted.mac,
+            configuration: conf.name.clone(),
         };
         let reserve_key = key.clone();
         let attachment = self

@@ -32,17 +32,30 @@ impl Daemon {
         Ok(())
     }
 
-    /// Deletes every attachment that is not in the runtime's list.
+    /// Deletes every attachment of this network configuration that is not in the
+    /// runtime's list, which names those of this configuration only. One that cannot
+    /// be deleted does not keep the others.
     pub(super) async fn gc(&self, conf: &NetConf) -> Result<(), CniError> {
         let valid: HashSet<(String, String)> = conf.valid_attachments()?.into_iter().collect();
         let all = self.with_store(|store| store.list()).await?;
-        for attachment in all {
-            let key = attachment.key;
-            if !valid.contains(&(key.container_id.clone(), key.ifname.clone())) {
-                self.delete(key).await?;
+        let stale = all.into_iter().filter(|attachment| {
+            let key = &attachment.key;
+            let ours = attachment.configuration.as_ref();
+            ours.is_none_or(|name| *name == conf.name)
+                && !valid.contains(&(key.container_id.clone(), key.ifname.clone()))
+        });
+        let mut failed: Option<CniError> = None;
+        for attachment in stale {
+            let name = problem_name(&attachment.key);
+            if let Err(error) = self.delete(attachment.key).await {
+                let details = match failed {
+                    None => format!("{name} was not deleted"),
+                    Some(before) => format!("{}, {name} neither", before.details),
+                };
+                failed = Some(error.with_details(details));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 
