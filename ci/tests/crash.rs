@@ -344,3 +344,44 @@ fn a_namespace_that_goes_without_del_does_not_keep_the_worker_busy() {
     assert!(ask(&lab, "endpoints").is_empty());
     assert!(call(&lab, "DEL", "c1").success);
 }
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn a_start_takes_over_its_own_devices_and_forgets_only_what_is_gone() {
+    let places = places(2);
+    let mut lab = lab(&places);
+    // c0's namespace by a path of which a start cannot say whether it is gone.
+    let path = lab.dir().join("c0-namespace");
+    let link = |to: &str| {
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink(to, &path).unwrap();
+    };
+    let namespace = format!("/var/run/netns/{}", lab.namespace("c0"));
+    link(&namespace);
+    let add = lab.call("ADD", "n1", "c0");
+    let c0 = add.env("CNI_NETNS", path.to_str().unwrap()).answer();
+    assert!(c0.unwrap().success);
+    assert!(call(&lab, "ADD", "c1").success);
+    let states = |lab: &Lab| -> Vec<Value> {
+        let endpoints = ask(lab, "endpoints");
+        endpoints.iter().map(|e| e["state"].clone()).collect()
+    };
+    lab.stop_daemon("n1", Signal::SIGKILL).unwrap();
+    link("c0-namespace");
+    let replace = "ip link del eth0; ip tuntap add eth0 mode tap; ip link set eth0 up";
+    lab.run("c1", &["sh", "-ec", replace]).unwrap();
+    lab.start_daemon("n1").unwrap();
+    assert_eq!(states(&lab), ["cut off", "cut off"]);
+    let said = lab.culvert("n1", &["status"]).unwrap().stdout;
+    assert!(said.contains("not the one that ADD made"), "{said}");
+
+    lab.stop_daemon("n1", Signal::SIGKILL).unwrap();
+    link(&namespace);
+    lab.start_daemon("n1").unwrap();
+    assert_eq!(states(&lab), ["ready", "cut off"]);
+    for place in &places {
+        assert!(call(&lab, "DEL", place).success);
+    }
+    assert!(states(&lab).is_empty());
+    assert!(!has_device(&lab, "c0") && has_device(&lab, "c1"));
+}

@@ -41,7 +41,10 @@ impl Daemon {
         };
         let mut wrong = compare_result(&attachment, &previous);
         let given = environment.netns().map(|path| NetNs::open(path.as_ref()));
-        match (given, pod::namespace_of(&attachment)) {
+        match (
+            given,
+            pod::namespace_of(&attachment).map_err(pod::io_error)?,
+        ) {
             (Some(Err(error)), _) => wrong.push(error.to_string()),
             (Some(Ok(given)), Some(ns)) if given != ns => {
                 wrong.push("CNI_NETNS is not the namespace that ADD was given".to_owned());
@@ -71,7 +74,7 @@ impl Daemon {
             return Ok(vec![format!("there is no interface {name}")]);
         };
         let mut wrong = Vec::new();
-        if link.alias.as_deref() != Some(pod::alias(&attachment.key).as_str()) {
+        if !pod::is_own(&link, &attachment.key) {
             wrong.push(format!("{name} is another interface than ADD made"));
         }
         if link.mac != Some(attachment.mac.0) {

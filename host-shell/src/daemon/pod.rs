@@ -11,14 +11,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{CoreError, Daemon, cluster};
 use crate::cni::{CniError, code};
 use crate::dataplane::{Driver, TapPort};
-use crate::netlink::{Netlink, NetlinkError, Route};
+use crate::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::state::{Attachment, Key, NetnsId};
 use crate::sys::netns::{NetNs, NetNsError, NetNsId};
 use crate::sys::tap::{Tap, TapError, TapOptions};
 
 /// What marks a pod's device as culvert's and as this attachment's. The kernel
 /// keeps 255 bytes, and container ids have at most 64 in practice.
-pub(super) fn alias(key: &Key) -> String {
+fn alias(key: &Key) -> String {
     let mut text = format!("culvert: {}", key.container_id);
     text.truncate(255);
     text
@@ -137,14 +137,13 @@ pub(super) async fn close(driver: Driver) {
 /// Deletes the attachment's device in its namespace, if both are still there and
 /// the device is marked as its own.
 async fn delete_by_name(attachment: &Attachment) -> Result<(), String> {
-    let Some(ns) = namespace_of(attachment) else {
+    let Some(ns) = namespace_of(attachment).map_err(|e| e.to_string())? else {
         return Ok(());
     };
     let netlink = Netlink::connect(Some(&ns)).map_err(|e| e.to_string())?;
     let name = &attachment.key.ifname;
     let link = netlink.find_link(name).await.map_err(|e| e.to_string())?;
-    let ours = alias(&attachment.key);
-    if link.is_none_or(|link| link.alias.as_deref() != Some(ours.as_str())) {
+    if !link.is_some_and(|link| is_own(&link, &attachment.key)) {
         return Ok(());
     }
     match netlink.delete_link(name).await {
@@ -153,10 +152,21 @@ async fn delete_by_name(attachment: &Attachment) -> Result<(), String> {
     }
 }
 
-/// The attachment's namespace, if it is still the one that ADD was given.
-pub(super) fn namespace_of(attachment: &Attachment) -> Option<NetNs> {
-    let ns = NetNs::open(Path::new(&attachment.netns)).ok()?;
-    (netns_id(ns.id()) == attachment.netns_id).then_some(ns)
+/// Whether an interface is marked as the attachment's own.
+pub(super) fn is_own(link: &Link, key: &Key) -> bool {
+    link.alias.as_deref() == Some(alias(key).as_str())
+}
+
+/// The attachment's namespace; `None` when it is gone, or another is in its place.
+///
+/// # Errors
+/// When that cannot be found out, as for want of descriptors: the pod may be alive.
+pub(super) fn namespace_of(attachment: &Attachment) -> Result<Option<NetNs>, NetNsError> {
+    match NetNs::open(Path::new(&attachment.netns)) {
+        Ok(ns) => Ok((netns_id(ns.id()) == attachment.netns_id).then_some(ns)),
+        Err(NetNsError::NotFound { .. } | NetNsError::NotANetNs { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A namespace's identity as the database keeps it.

@@ -3,6 +3,7 @@
 
 use super::del::problem_name;
 use super::{Daemon, StartError, pod, start_error};
+use crate::netlink::Netlink;
 use crate::state::{Attachment, Phase};
 
 impl Daemon {
@@ -13,7 +14,8 @@ impl Daemon {
         let all = all.map_err(|error| StartError(error.msg))?;
         let mut restored = 0;
         for attachment in &all {
-            if attachment.phase == Phase::Intent || pod::namespace_of(attachment).is_none() {
+            let unfinished = attachment.phase == Phase::Intent;
+            if unfinished || matches!(pod::namespace_of(attachment), Ok(None)) {
                 self.forget(attachment).await?;
                 continue;
             }
@@ -37,8 +39,15 @@ impl Daemon {
     }
 
     async fn restore_one(&self, attachment: &Attachment) -> Result<(), String> {
-        let ns = pod::namespace_of(attachment).ok_or("its namespace is gone")?;
-        let tap = pod::attach_tap(ns, attachment.key.ifname.clone()).await?;
+        let ns = pod::namespace_of(attachment).map_err(|e| e.to_string())?;
+        let ns = ns.ok_or("its namespace is gone")?;
+        let name = &attachment.key.ifname;
+        let netlink = Netlink::connect(Some(&ns)).map_err(|e| e.to_string())?;
+        let link = netlink.link(name).await.map_err(|e| e.to_string())?;
+        if !pod::is_own(&link, &attachment.key) {
+            return Err(format!("its interface {name} is not the one that ADD made"));
+        }
+        let tap = pod::attach_tap(ns, name.clone()).await?;
         self.serve(attachment, tap).await.map_err(|error| error.msg)
     }
 
