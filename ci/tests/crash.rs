@@ -385,3 +385,29 @@ fn a_start_takes_over_its_own_devices_and_forgets_only_what_is_gone() {
     assert!(states(&lab).is_empty());
     assert!(!has_device(&lab, "c0") && has_device(&lab, "c1"));
 }
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn a_deletion_spooled_beside_a_running_daemon_spares_what_is_added_later() {
+    let places = places(1);
+    let mut lab = lab(&places);
+    assert!(call(&lab, "ADD", "c0").success);
+    let daemon = ProcessId::of(lab.daemon_pid("n1").unwrap()).unwrap();
+    daemon.signal(Signal::SIGSTOP);
+    let del = lab.call("DEL", "n1", "c0");
+    let del = del.key("timeoutSeconds", 1.into()).answer();
+    daemon.signal(Signal::SIGCONT);
+    assert!(del.unwrap().success);
+    let spool = lab.dir().join("n1/state/spool");
+    let waiting = || std::fs::read_dir(&spool).unwrap().count();
+    assert_eq!(waiting(), 1);
+
+    // The runtime starts the same container again, and later the daemon is restarted.
+    let added = call(&lab, "ADD", "c0");
+    let present = BTreeMap::from([("c0".to_owned(), added.address().unwrap())]);
+    assert_eq!(waiting(), 0);
+    agree(&lab, &places, &present);
+    lab.stop_daemon("n1", Signal::SIGTERM).unwrap();
+    lab.start_daemon("n1").unwrap();
+    agree(&lab, &places, &present);
+}

@@ -7,7 +7,9 @@
 //! - the plugin fails to reach the daemon, writes its file, then tries once more to reach it.
 //!
 //! A file that the daemon's reading missed was renamed after the socket was bound, and so the
-//! plugin's second try gets through. Deletions can be repeated without harm.
+//! plugin's second try gets through, or waits for a daemon that does not answer. Deletions can be
+//! repeated without harm as long as the attachment has not been added again: ADD carries out what
+//! waits for its own attachment first, so that an old file never meets a new attachment.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

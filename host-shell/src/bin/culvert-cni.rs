@@ -151,7 +151,7 @@ fn delete_later(conf: &NetConf, request: &CniRequest, why: &ClientError) -> Resu
     })?;
     match ask(conf, request, SECOND_TRY) {
         Ok(_) => {
-            // A file that stays is harmless: deletions can be repeated.
+            // A file that stays is harmless: the next ADD or start carries it out again.
             let _ = spool::remove(&written);
             Ok(())
         }

@@ -20,6 +20,7 @@ impl Daemon {
     ) -> Result<CniResult, CniError> {
         let key = key(environment);
         let _lock = self.locks.lock(&key).await;
+        self.carry_out_spooled(&key).await?;
 
         let wanted = conf.wanted(environment)?;
         let path = environment.netns().ok_or_else(|| {

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::pod::io_error;
 use super::{Daemon, add};
 use crate::cni::{CniError, Environment, NetConf};
+use crate::spool;
 use crate::state::Key;
 
 impl Daemon {
@@ -14,6 +16,27 @@ impl Daemon {
 
     pub(super) async fn delete(&self, key: Key) -> Result<(), CniError> {
         let _lock = self.locks.lock(&key).await;
+        self.delete_locked(&key).await
+    }
+
+    /// Carries out the deletions of this attachment that wait in the spool, before an
+    /// ADD: one that was spooled while the daemon ran, but did not answer, would be
+    /// carried out at the next start, and take down what came after it. The caller
+    /// holds the attachment's lock.
+    pub(super) async fn carry_out_spooled(&self, key: &Key) -> Result<(), CniError> {
+        let dir = spool::spool_dir(&self.config.state_dir);
+        let entries = tokio::task::spawn_blocking(move || spool::read(&dir)).await;
+        for entry in entries.map_err(io_error)?.map_err(io_error)? {
+            let request = entry.request.as_ref();
+            if request.is_ok_and(|request| add::key(&request.environment) == *key) {
+                self.delete_locked(key).await?;
+                spool::remove(&entry.path).map_err(io_error)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_locked(&self, key: &Key) -> Result<(), CniError> {
         let wanted = key.clone();
         let found = self.with_store(move |store| store.get(&wanted)).await?;
         let Some(attachment) = found else {
@@ -22,7 +45,7 @@ impl Daemon {
         self.dismantle(&attachment).await?;
         let wanted = key.clone();
         self.with_store(move |store| store.release(&wanted)).await?;
-        self.set_problem(&problem_name(&key), None);
+        self.set_problem(&problem_name(key), None);
         tracing::info!(
             container = key.container_id,
             ifname = key.ifname,
