@@ -219,6 +219,36 @@ fn an_error_of_a_peer_is_not_an_error_of_receiving() {
 }
 
 #[test]
+fn an_error_that_the_queue_has_no_room_for_is_taken_too() {
+    let (a, b) = pair();
+    let options = UdpOptions {
+        send_buffer: 1 << 16,
+        receive_buffer: 1,
+    };
+    let sender = a
+        .run(|| UdpSocket::bind(at("10.77.0.1:9000"), options))
+        .unwrap();
+    // What is received and what is wrong share one buffer.
+    let filler = bind(&b, "10.77.0.2:0");
+    send_all(&filler, &[to("10.77.0.1:9000", &[0; 1400]); 8]);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    epoll
+        .add(&sender, EpollEvent::new(EpollFlags::empty(), 1))
+        .unwrap();
+    let ready = |patience: u8| {
+        let mut events = [EpollEvent::empty(); 1];
+        epoll.wait(&mut events, patience).unwrap()
+    };
+    assert_eq!(ready(0), 0);
+    send_all(&sender, &[to("10.77.0.2:1", b"nobody")]);
+    assert_eq!(ready(200), 1);
+    let mut errors = PeerErrors::new(8);
+    assert_eq!(sender.drain_errors(&mut errors).unwrap(), 1);
+    assert_eq!((errors.list().len(), errors.lost()), (0, 1));
+    assert_eq!(ready(0), 0, "the socket still reports an error");
+}
+
+#[test]
 fn a_datagram_above_the_device_mtu_fails_alone() {
     let (a, b) = pair();
     for (source, target, most) in [

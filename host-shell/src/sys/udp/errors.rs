@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
+use nix::sys::socket::{getsockopt, sockopt};
+
 use super::wire::{self, RawAddress, RawControl};
 use super::{UdpSocket, socklen};
 
@@ -104,12 +106,25 @@ pub(super) fn drain(socket: &UdpSocket, errors: &mut PeerErrors) -> io::Result<u
     for count in 0..DRAIN_LIMIT {
         match next(socket) {
             Ok(error) => errors.push(error),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(count + take_pending(socket, errors)?);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     Ok(DRAIN_LIMIT)
+}
+
+/// Takes the socket's own error, which the kernel sets beside the queue: alone when
+/// the queue has no room, or when it was drained in between. The socket would report
+/// `EPOLLERR` for it until something is sent.
+fn take_pending(socket: &UdpSocket, errors: &mut PeerErrors) -> io::Result<usize> {
+    if getsockopt(&socket.fd, sockopt::SocketError)? == 0 {
+        return Ok(0);
+    }
+    errors.push(None);
+    Ok(1)
 }
 
 /// Takes one error from the queue; `None` when the kernel does not say enough of it.
