@@ -204,3 +204,37 @@ fn state_that_cannot_be_used_is_named() {
     });
     lab.culvert("n1", &["status"]).unwrap();
 }
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn a_host_device_that_stayed_gets_the_new_configuration() {
+    let mut lab = lab();
+    lab.start_daemon("n1").unwrap();
+    for (from, to) in [
+        ("10.244.1.0/24", "10.244.9.0/24"),
+        ("10.244.0.0/16", "10.244.0.0/15"),
+        ("[network]", "[network]\ngateway = \"169.254.7.7\""),
+    ] {
+        lab.stop_daemon("n1", Signal::SIGKILL).unwrap();
+        let path = file(&lab, "cluster.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        // Over the device of the former configuration, and then without one.
+        lab.start_daemon("n1").unwrap();
+        let over = routes_and_addresses(&lab);
+        lab.stop_daemon("n1", Signal::SIGTERM).unwrap();
+        lab.start_daemon("n1").unwrap();
+        assert_eq!(over, routes_and_addresses(&lab), "{to}");
+        lab.stop_daemon("n1", Signal::SIGKILL).unwrap();
+        fs::write(&path, text).unwrap();
+        lab.start_daemon("n1").unwrap();
+    }
+}
+
+/// Addresses and routes of n1's host device.
+fn routes_and_addresses(lab: &Lab) -> String {
+    let look = "ip -4 -o address show culvert0 | cut -d \" \" -f 2-7; ip -4 route show dev culvert0 | sort; \
+                ip -4 route show table local dev culvert0";
+    lab.run("n1", &["sh", "-ec", look]).unwrap().stdout
+}

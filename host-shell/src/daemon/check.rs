@@ -203,7 +203,7 @@ impl Daemon {
         let lost = self
             .host_routes()
             .into_iter()
-            .find(|route| !present.iter().any(|r| r.destination == route.destination));
+            .find(|route| !present.iter().any(|r| super::host::is_same(r, route)));
         Ok(lost.map(|route| {
             format!("the host device {device} has lost the route {route}; restart culvertd")
         }))

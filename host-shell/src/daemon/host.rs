@@ -1,13 +1,15 @@
 //! The host's own port: a TAP in the node's namespace, by which the node reaches
 //! pods and pods reach the node.
 
+use std::net::IpAddr;
+
 use culvert_core::channel::Owner;
 use ipnet::IpNet;
 
 use super::{Daemon, StartError, cluster, start_error};
 use crate::dataplane::{Driver, TapPort};
 use crate::mac::Mac;
-use crate::netlink::{NetlinkError, Route};
+use crate::netlink::{NetlinkError, PROTOCOL_STATIC, Route};
 use crate::sys::tap::{Tap, TapError, TapOptions};
 
 /// What marks the host's device as culvert's.
@@ -50,12 +52,13 @@ impl Daemon {
         let name = &self.config.device;
         let address = cluster::node_address(&self.config.node);
         let mac = match address {
-            std::net::IpAddr::V4(v4) => Mac::for_pod(v4),
-            std::net::IpAddr::V6(v6) => culvert_core::MacAddr::vtep_for(v6.into()).into(),
+            IpAddr::V4(v4) => Mac::for_pod(v4),
+            IpAddr::V6(v6) => culvert_core::MacAddr::vtep_for(v6.into()).into(),
         };
         self.netlink.set_alias(name, ALIAS).await?;
         self.netlink.set_mac(name, mac.0).await?;
         self.netlink.set_mtu(name, self.pod_mtu).await?;
+        self.delete_former_addresses(address).await?;
         match self.netlink.add_address(name, IpNet::from(address)).await {
             Err(error) if !error.is_exists() => return Err(error),
             _ => {}
@@ -64,11 +67,34 @@ impl Daemon {
         Ok(mac.0)
     }
 
+    /// Deletes the node addresses that the device had by an earlier configuration: the
+    /// node would take for its own what is another's now, and send from it.
+    async fn delete_former_addresses(&self, now: IpAddr) -> Result<(), NetlinkError> {
+        let name = &self.config.device;
+        for entry in self.netlink.addresses(Some(name)).await? {
+            let prefix = IpNet::from(entry.address);
+            let by_culvert = entry.address.is_ipv4() && entry.prefix_length == prefix.prefix_len();
+            if by_culvert && entry.address != now {
+                self.netlink.delete_address(name, prefix).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn add_host_routes(&self) -> Result<(), StartError> {
         let present = self.netlink.routes(&self.config.device).await;
         let present = present.map_err(start_error)?;
-        for route in self.host_routes() {
-            if present.iter().any(|r| r.destination == route.destination) {
+        let wanted = self.host_routes();
+        for route in &present {
+            // Those of an earlier configuration; what others made has no mark of ours.
+            let by_culvert = route.protocol == PROTOCOL_STATIC && route.source.is_some();
+            if by_culvert && !wanted.iter().any(|wanted| is_same(route, wanted)) {
+                let deleted = self.netlink.delete_route(route).await;
+                deleted.map_err(start_error)?;
+            }
+        }
+        for route in wanted {
+            if present.iter().any(|present| is_same(present, &route)) {
                 continue;
             }
             match self.netlink.add_route(&route).await {
@@ -127,4 +153,11 @@ impl Daemon {
             super::pod::close(driver).await;
         }
     }
+}
+
+/// Whether a route that the kernel shows leads where the other one does.
+pub(super) fn is_same(present: &Route, wanted: &Route) -> bool {
+    present.destination == wanted.destination
+        && present.gateway == wanted.gateway
+        && present.source == wanted.source
 }

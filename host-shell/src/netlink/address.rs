@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
 use super::{Netlink, NetlinkError, failed, link_failed};
@@ -64,6 +65,30 @@ impl Netlink {
             request.message_mut().header.flags = AddressHeaderFlags::Nodad;
         }
         request
+            .execute()
+            .await
+            .map_err(|error| link_failed(link, doing(), error))
+    }
+
+    /// Deletes an address from the interface `link`, and with it the IPv4 routes that
+    /// have it as their source; IPv6 routes lose their source only.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`]; `EADDRNOTAVAIL` when the interface does not have
+    /// it ([`NetlinkError::is_not_found`] for both).
+    pub async fn delete_address(&self, link: &str, prefix: IpNet) -> Result<(), NetlinkError> {
+        let doing = || format!("delete the address {prefix} from \"{link}\"");
+        let mut message = AddressMessage::default();
+        message.header.index = self.index_of(link, doing).await?;
+        message.header.prefix_len = prefix.prefix_len();
+        message.header.family = match prefix.addr() {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        message.attributes = vec![AddressAttribute::Local(prefix.addr())];
+        self.handle
+            .address()
+            .del(message)
             .execute()
             .await
             .map_err(|error| link_failed(link, doing(), error))

@@ -39,6 +39,33 @@ async fn a_connection_works_in_its_namespace_only() {
     assert_eq!(NetNs::current().unwrap(), outside);
 }
 
+#[tokio::test]
+async fn a_deleted_address_is_gone_and_is_no_route_s_source() {
+    let (a, _b) = pair();
+    let netlink = connect(&a);
+    for (address, destination, left) in [
+        ("10.9.0.1/32", "10.9.1.0/24", 0),
+        ("fd09::1/128", "fd09:1::/64", 1),
+    ] {
+        let (address, destination) = (prefix(address), prefix(destination));
+        netlink.add_address("u0", address).await.unwrap();
+        let route = Route {
+            source: Some(address.addr()),
+            ..Route::on_link(destination, "u0")
+        };
+        netlink.add_route(&route).await.unwrap();
+        netlink.delete_address("u0", address).await.unwrap();
+        let addresses = netlink.addresses(Some("u0")).await.unwrap();
+        assert!(addresses.iter().all(|e| e.address != address.addr()));
+        let mut routes = netlink.routes("u0").await.unwrap();
+        routes.retain(|route| route.destination == destination);
+        assert_eq!(routes.len(), left, "{routes:?}");
+        assert!(routes.iter().all(|route| route.source.is_none()));
+        let again = netlink.delete_address("u0", address).await.unwrap_err();
+        assert!(again.is_not_found(), "{again}");
+    }
+}
+
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     assert!(matches!(
