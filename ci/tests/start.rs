@@ -232,6 +232,26 @@ fn a_host_device_that_stayed_gets_the_new_configuration() {
     }
 }
 
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn the_soft_limit_of_open_files_does_not_limit_pods() {
+    let lab = lab();
+    let daemon = lab.program("culvertd").unwrap();
+    let config = file(&lab, "culvert.toml").display().to_string();
+    let script = format!("ulimit -Sn 48; exec {daemon} --config {config}");
+    let argv = ["sh", "-ec", &script];
+    let service = lab
+        .spawn("n1", &argv, |said| said.contains("ready"))
+        .unwrap();
+    for number in 0..48 {
+        let place = format!("c{number}");
+        lab.add_place(&place).unwrap();
+        let answer = lab.call("ADD", "n1", &place).answer().unwrap();
+        assert!(answer.success, "{answer:?}");
+    }
+    service.stop(Signal::SIGTERM).unwrap();
+}
+
 /// Addresses and routes of n1's host device.
 fn routes_and_addresses(lab: &Lab) -> String {
     let look = "ip -4 -o address show culvert0 | cut -d \" \" -f 2-7; ip -4 route show dev culvert0 | sort; \

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use culvert_host::daemon;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         .with(filter)
         .with(lines)
         .init();
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -53,6 +55,16 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
+    }
+}
+
+/// Lifts the soft limit of open files to the hard one: each pod takes a descriptor,
+/// and services are started with 1,024, which old programs with select(2) need.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays, and with it that of pods");
     }
 }
 
