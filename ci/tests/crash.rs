@@ -411,3 +411,27 @@ fn a_deletion_spooled_beside_a_running_daemon_spares_what_is_added_later() {
     lab.start_daemon("n1").unwrap();
     agree(&lab, &places, &present);
 }
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn a_daemon_that_is_told_to_stop_finishes_what_it_has_begun() {
+    let places = places(12);
+    let mut lab = lab(&places);
+    lab.stop_daemon("n1", Signal::SIGTERM).unwrap();
+    for round in 0..rounds(6) {
+        let daemon = start(&lab);
+        let said = thread::scope(|scope| {
+            let lab = &lab;
+            for place in &places {
+                scope.spawn(move || call(lab, "ADD", place));
+            }
+            let pause = 20 + round * 17 % 50;
+            thread::sleep(Duration::from_millis(u64::try_from(pause).unwrap()));
+            daemon.stop(Signal::SIGTERM).unwrap()
+        });
+        assert!(!said.contains("forgetting"), "{said}");
+        for place in &places {
+            assert!(call(&lab, "DEL", place).success);
+        }
+    }
+}

@@ -145,7 +145,8 @@ fn refuse_live(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Answers requests until it is dropped; a request being handled then is still finished.
+/// Answers requests until it is dropped; a request being handled then is still finished if
+/// the runtime goes on for as long.
 ///
 /// When there are too many connections those that sleep are closed; if none does, new ones wait.
 ///

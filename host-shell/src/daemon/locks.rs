@@ -1,7 +1,7 @@
 //! One operation at a time on one attachment.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
@@ -10,8 +10,15 @@ use crate::state::Key;
 /// The attachments that are being worked on.
 #[derive(Default)]
 pub(super) struct Locks {
-    busy: Mutex<HashSet<Key>>,
+    busy: Mutex<Busy>,
     freed: Notify,
+}
+
+#[derive(Default)]
+struct Busy {
+    keys: HashSet<Key>,
+    /// Nobody is let in any more.
+    closed: bool,
 }
 
 /// Keeps everybody else away from an attachment until dropped.
@@ -21,12 +28,12 @@ pub(super) struct Lock<'l> {
 }
 
 impl Locks {
-    /// Waits until nobody works on the attachment.
+    /// Waits until nobody works on the attachment; for ever once they are closed.
     pub(super) async fn lock(&self, key: &Key) -> Lock<'_> {
         loop {
             // Registered before the look, so that no wake-up falls in between.
             let freed = self.freed.notified();
-            if self.set().insert(key.clone()) {
+            if self.busy().admit(key) {
                 return Lock {
                     locks: self,
                     key: key.clone(),
@@ -36,14 +43,32 @@ impl Locks {
         }
     }
 
-    fn set(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+    /// Lets nobody in any more, and waits for those who are inside.
+    pub(super) async fn close(&self) {
+        self.busy().closed = true;
+        loop {
+            let freed = self.freed.notified();
+            if self.busy().keys.is_empty() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, Busy> {
         self.busy.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Busy {
+    fn admit(&mut self, key: &Key) -> bool {
+        !self.closed && self.keys.insert(key.clone())
     }
 }
 
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
-        self.locks.set().remove(&self.key);
+        self.locks.busy().keys.remove(&self.key);
         self.locks.freed.notify_waiters();
     }
 }
@@ -52,6 +77,9 @@ impl Drop for Lock<'_> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -79,6 +107,21 @@ mod tests {
             task.await.unwrap();
         }
         drop(other);
-        assert!(locks.set().is_empty());
+        assert!(locks.busy().keys.is_empty());
+    }
+
+    #[tokio::test]
+    async fn closing_waits_for_those_inside_and_keeps_the_others_out() {
+        let locks = Locks::default();
+        let key = |name: &str| Key {
+            container_id: name.to_owned(),
+            ifname: "eth0".to_owned(),
+        };
+        let inside = locks.lock(&key("inside")).await;
+        let soon = Duration::from_millis(20);
+        assert!(timeout(soon, locks.close()).await.is_err());
+        assert!(timeout(soon, locks.lock(&key("late"))).await.is_err());
+        drop(inside);
+        assert!(timeout(soon, locks.close()).await.is_ok());
     }
 }

@@ -19,10 +19,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::api::{self, CniRequest, Handler, Reply, Request};
 use crate::cni::{CniError, Command, NetConf, code};
@@ -37,6 +38,9 @@ use crate::{spool, whois};
 
 use self::core::{Core, CoreError};
 use locks::Locks;
+
+/// How long the calls at work may take to end after SIGTERM.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// An error in words, for the person who started the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +69,8 @@ pub struct Daemon {
     started: Instant,
 }
 
-/// Runs the daemon with this configuration until SIGTERM or SIGINT.
+/// Runs the daemon with this configuration until SIGTERM or SIGINT; ADDs and DELs
+/// that are at work then are finished and answered.
 ///
 /// # Errors
 /// [`StartError`] in words; nothing that was made on the way stays.
@@ -94,6 +99,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         }
     }
     tracing::info!("stopping");
+    if timeout(STOP_PATIENCE, daemon.locks.close()).await.is_err() {
+        tracing::warn!("calls that do not end are cut off; the next start undoes them");
+    }
     daemon.stop().await;
     Ok(())
 }
