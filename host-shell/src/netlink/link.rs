@@ -1,6 +1,5 @@
 //! Network interfaces.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::pin::pin;
 
@@ -11,6 +10,7 @@ use rtnetlink::packet_route::link::{
 };
 
 use super::{Netlink, NetlinkError, failed, link_failed};
+use crate::mac::Mac;
 
 /// An interface's operational state (RFC 2863).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -333,14 +333,4 @@ fn vxlan_of(message: &LinkMessage) -> Option<VxlanDevice> {
         }
     }
     Some(device)
-}
-
-/// A MAC address as text.
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
 }
