@@ -118,6 +118,11 @@ fn adds_that_cannot_be_leave_nothing() {
         ),
         (add.clone().stdin("{\"cniVersion\": "), 6, vec!["JSON"]),
         (add.clone().stdin(""), 6, vec!["empty"]),
+        (
+            add.clone().key("stateDir", json!("/var/lib/elsewhere")),
+            7,
+            vec!["stateDir", "/var/lib/elsewhere", "n1/state"],
+        ),
         (add.clone().stdin("[]"), 6, vec!["a list"]),
         (
             add.clone().key("cniVersion", json!("9.9.9")),

@@ -4,6 +4,9 @@
 //! pods and host know the gateway's MAC address only, so no neighbor can hold an
 //! old one of the pod's.
 
+use std::fs;
+use std::path::Path;
+
 use ipnet::IpNet;
 
 use super::Daemon;
@@ -18,6 +21,7 @@ impl Daemon {
         environment: &Environment,
         conf: &NetConf,
     ) -> Result<CniResult, CniError> {
+        self.check_directory(conf)?;
         let key = key(environment);
         let _lock = self.locks.lock(&key).await;
         self.carry_out_spooled(&key).await?;
@@ -68,6 +72,23 @@ impl Daemon {
             }
             Err(error) => Err(self.undo(&attachment, error).await),
         }
+    }
+
+    /// Refuses a configuration with another state directory: the plugin would leave
+    /// its deletions where no daemon looks.
+    fn check_directory(&self, conf: &NetConf) -> Result<(), CniError> {
+        let (ours, theirs) = (&self.config.state_dir, &conf.state_dir);
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        if ours == theirs || real(ours).is_some_and(|ours| real(theirs) == Some(ours)) {
+            return Ok(());
+        }
+        let message = format!(
+            "key \"stateDir\": the daemon's state_dir is {}, and not {}",
+            ours.display(),
+            theirs.display()
+        );
+        let details = "set runDir and stateDir to the values of the daemon's culvert.toml";
+        Err(CniError::new(code::INVALID_CONFIG, message).with_details(details))
     }
 
     /// Undoes an ADD that failed, and returns the error, with what could not be
