@@ -2,7 +2,7 @@
 //!
 //! To add a drop reason: add one entry to the `drop_reasons!` list below and
 //! return it from the one place where it happens. Its counter, its name and its
-//! text in `culvert counters` follow from the entry; `tests/fates.rs` fails
+//! text in `culvert counters` follow from the entry; `tests/fates/` fails
 //! until a test reaches it.
 
 use serde::{Deserialize, Serialize};

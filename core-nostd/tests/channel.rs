@@ -128,8 +128,8 @@ fn hello_agrees_on_version_and_epoch() {
     let used = Capacities {
         networks: 1,
         ports: 4,
-        peers: 1,
-        routes: 7,
+        peers: 2,
+        routes: 15,
     };
     assert_eq!(welcome.used, used);
 }

@@ -1,15 +1,25 @@
 //! A node as the daemon would program it, and packets made by etherparse, which
 //! we did not write.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses its own part"
+)]
 #![allow(
     unreachable_pub,
     reason = "shared by test crates, public to nobody else"
 )]
 
+mod cluster;
+mod v6;
+
 use culvert_core::channel::*;
 use culvert_core::*;
 use etherparse::PacketBuilder;
+
+pub use cluster::*;
+pub use v6::*;
 
 pub const UNDERLAY: PortId = PortId(0);
 pub const HOST: PortId = PortId(1);
@@ -116,25 +126,9 @@ pub const TO_PEER: NextHop = NextHop::Peer {
     encap: Encap::Vxlan,
 };
 
-/// Node n1 of a cluster of two, with two pods.
+/// Node 1 of a cluster of three, with two pods.
 pub fn program(gateway: &mut Gateway<'_>) {
-    let cluster = [
-        Operation::UpsertPort(underlay(1500)),
-        Operation::UpsertNetwork(network()),
-        Operation::UpsertPort(host()),
-        Operation::UpsertPeer(peer()),
-        route("10.244.1.0/24", NextHop::Blackhole),
-        route("10.244.1.0/32", NextHop::Host),
-        route("192.168.77.1/32", NextHop::Host),
-        route("10.244.2.0/24", TO_PEER),
-        route("192.168.77.2/32", TO_PEER),
-    ];
-    gateway.apply(Owner::Cluster, &cluster).unwrap();
-    let pods = [
-        Operation::UpsertPort(pod(POD_A, MAC_A, "10.244.1.2")),
-        Operation::UpsertPort(pod(POD_B, MAC_B, "10.244.1.3")),
-    ];
-    gateway.apply(Owner::Attachment, &pods).unwrap();
+    Node::new(1).program(gateway);
 }
 
 /// A frame with what a device said about it.
@@ -171,6 +165,8 @@ pub struct Output {
 /// Spare frames that [`run_at`] gives, and the size of their buffers.
 pub const SPARES: usize = 6;
 pub const SPARE_LEN: usize = 2048;
+/// Free bytes behind a frame that [`run_at`] hands in.
+const TAILROOM: usize = 16;
 
 pub fn run(gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
     run_at(gateway, Instant::from_micros(1_000_000), port, input)
@@ -184,8 +180,9 @@ pub fn run_at(
 ) -> Output {
     let input = input.into();
     let headroom = input.headroom.unwrap_or(Frame::HEADROOM);
-    let mut buffer = vec![0xa5; headroom + input.bytes.len()];
-    buffer[headroom..].copy_from_slice(&input.bytes);
+    // Shells read into buffers that are larger than the frame.
+    let mut buffer = vec![0xa5; headroom + input.bytes.len() + TAILROOM];
+    buffer[headroom..][..input.bytes.len()].copy_from_slice(&input.bytes);
     let mut frame = Frame::new(&mut buffer, headroom, input.bytes.len()).unwrap();
     frame.checksum = input.checksum;
     frame.segmentation = input.segmentation;
@@ -295,29 +292,45 @@ pub fn from_vtep(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// Parses a frame with etherparse and checks the checksums of IP, UDP, TCP and ICMP.
+/// Parses a frame with etherparse and checks the checksums of IPv4, UDP, TCP,
+/// ICMP and ICMPv6.
 pub fn verified(frame: &[u8]) -> etherparse::PacketHeaders<'_> {
+    use etherparse::{NetHeaders, TransportHeader};
     let packet = etherparse::PacketHeaders::from_ethernet_slice(frame).unwrap();
-    let Some(etherparse::NetHeaders::Ipv4(ip, _)) = &packet.net else {
-        panic!("not IPv4: {packet:?}")
-    };
-    assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
     let payload = packet.payload.slice();
-    match &packet.transport {
-        Some(etherparse::TransportHeader::Udp(udp)) => {
-            let sum = udp.calc_checksum_ipv4(ip, payload).unwrap();
-            assert_eq!(udp.checksum, sum, "UDP checksum");
+    let (found, expected) = match (&packet.net, &packet.transport) {
+        (Some(NetHeaders::Ipv4(ip, _)), transport) => {
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
+            match transport {
+                Some(TransportHeader::Udp(udp)) => {
+                    (udp.checksum, udp.calc_checksum_ipv4(ip, payload).unwrap())
+                }
+                Some(TransportHeader::Tcp(tcp)) => {
+                    (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload).unwrap())
+                }
+                Some(TransportHeader::Icmpv4(icmp)) => {
+                    (icmp.checksum, icmp.icmp_type.calc_checksum(payload))
+                }
+                _ => return packet,
+            }
         }
-        Some(etherparse::TransportHeader::Tcp(tcp)) => {
-            let sum = tcp.calc_checksum_ipv4(ip, payload).unwrap();
-            assert_eq!(tcp.checksum, sum, "TCP checksum");
-        }
-        Some(etherparse::TransportHeader::Icmpv4(icmp)) => {
-            let sum = icmp.icmp_type.calc_checksum(payload);
-            assert_eq!(icmp.checksum, sum, "ICMP checksum");
-        }
-        _ => {}
-    }
+        (Some(NetHeaders::Ipv6(ip, _)), transport) => match transport {
+            Some(TransportHeader::Udp(udp)) => {
+                (udp.checksum, udp.calc_checksum_ipv6(ip, payload).unwrap())
+            }
+            Some(TransportHeader::Tcp(tcp)) => {
+                (tcp.checksum, tcp.calc_checksum_ipv6(ip, payload).unwrap())
+            }
+            Some(TransportHeader::Icmpv6(icmp)) => {
+                let sum = icmp.icmp_type;
+                let sum = sum.calc_checksum(ip.source, ip.destination, payload);
+                (icmp.checksum, sum.unwrap())
+            }
+            _ => return packet,
+        },
+        _ => panic!("not IP: {packet:?}"),
+    };
+    assert_eq!(found, expected, "transport checksum");
     packet
 }
 
