@@ -114,11 +114,11 @@ fn copy_options(mut options: &[u8], out: &mut [u8; 60]) -> usize {
             _ => return at.next_multiple_of(4),
         };
         let (option, rest) = options.split_at(len);
-        if option.first().is_some_and(|kind| kind & COPIED != 0) {
-            if let Some(room) = out.get_mut(at..at + len) {
-                room.copy_from_slice(option);
-                at += len;
-            }
+        if option.first().is_some_and(|kind| kind & COPIED != 0)
+            && let Some(room) = out.get_mut(at..at + len)
+        {
+            room.copy_from_slice(option);
+            at += len;
         }
         options = rest;
     }

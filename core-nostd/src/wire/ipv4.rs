@@ -111,7 +111,7 @@ impl Header {
     /// change, when that is impossible.
     pub fn emit_before_options(&self, header: &mut [u8]) -> Option<()> {
         let words = u8::try_from(header.len() / 4).ok()?;
-        if header.len() % 4 != 0 || !(5..=15).contains(&words) {
+        if !header.len().is_multiple_of(4) || !(5..=15).contains(&words) {
             return None;
         }
         let fixed = header.first_chunk_mut::<HEADER_LEN>()?;
