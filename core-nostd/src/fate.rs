@@ -20,6 +20,12 @@ pub enum Fate {
     Consume,
     /// Copies of it are among the frames that the gateway made; it is done itself.
     Flood,
+    /// It is for the shell: it came in by a raw port for this node's own underlay
+    /// address and is as it was.
+    Punt,
+    /// The core keeps it until the neighbor that it goes to has answered; its
+    /// buffer is free.
+    Queue,
     /// Discard it; the reason is counted.
     Drop(DropReason),
 }
@@ -107,6 +113,21 @@ drop_reasons! {
     Dhcp "dhcp" "A pod or the host asked for DHCP; addresses come from CNI."
     DirectLoop "direct-loop" "The host sent a packet whose route is direct, without a tunnel; check the host's own route for the prefix."
     TunnelLoop "tunnel-loop" "A decapsulated packet would go back to the peer that it came from."
+    WireMac "wire-mac" "A raw port got a frame that is addressed to another MAC address; it should not be promiscuous."
+    WireGroup "wire-group" "Broadcast or multicast on a raw port besides ARP and neighbor discovery; nobody here listens to it."
+    WireDestination "wire-destination" "A packet on a raw port that is neither for this node's underlay address nor from a pod of a peer without a tunnel."
+    OuterMalformed "outer-malformed" "The outer IP or UDP header on a raw port is truncated, has impossible lengths or a wrong IPv4 header checksum."
+    OuterFragment "outer-fragment" "A fragment for this node on a raw port, where nothing is reassembled; the path to the sender is too narrow for its tunnel's MTU."
+    OuterChecksum "outer-checksum" "The outer UDP checksum of a tunnel packet on a raw port is wrong."
+    OuterChecksumZero "outer-checksum-zero" "A tunnel packet over IPv6 without UDP checksum, in a network that does not agree to that (RFC 6935)."
+    UnderlayNoRoute "underlay-no-route" "A raw port has neither the tunnel's other end on its link nor a gateway of its IP version."
+    NeighborTableFull "neighbor-table-full" "The table of neighbors has no room for another one."
+    NeighborPending "neighbor-pending" "The neighbor's MAC address is being asked for, and another packet waits for the answer already."
+    NeighborFailed "neighbor-failed" "The neighbor does not answer ARP or neighbor solicitations; it is asked again after a second."
+    QueueFull "queue-full" "A packet had to wait for its neighbor, and all slots for waiting packets were taken."
+    QueueTooLong "queue-too-long" "A packet had to wait for its neighbor and is a super-frame or longer than a slot (2048 bytes)."
+    AddressConflict "address-conflict" "Another device on the link uses this node's underlay address."
+    NeighborOffLink "neighbor-off-link" "ARP or neighbor discovery on a raw port from an address that is not on its link."
 }
 
 impl core::fmt::Display for DropReason {
@@ -118,8 +139,10 @@ impl core::fmt::Display for DropReason {
 /// The counters of the core that are not drop reasons, followed by one for each
 /// [`DropReason`].
 ///
-/// `rx = forward-endpoint + forward-host + forward-underlay + reply + consume + flood + Σ drops`
-/// holds after every batch.
+/// `rx = forward-endpoint + forward-host + forward-underlay + reply + consume + flood + punt + queue + Σ drops`
+/// holds after every batch. What the core makes or lets wait itself is not in it:
+/// it counts as `originated` when it is sent, as `originated-lost` or `queue-lost`
+/// when it never is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counter {
     /// Frames handed to the core.
@@ -137,7 +160,7 @@ pub enum Counter {
     /// Broadcast and multicast frames that were copied to other ports.
     Flood,
     /// Frames that the gateway made itself: ICMP errors, fragments but the first,
-    /// copies.
+    /// copies, questions to neighbors, and packets that had waited for one.
     Originated,
     /// ICMP errors not sent because of the rate limit.
     IcmpRateLimited,
@@ -147,6 +170,15 @@ pub enum Counter {
     IcmpNoRoute,
     /// Copies of flooded frames that were too large for the port or peer.
     FloodTooBig,
+    /// Frames handed to the shell.
+    Punt,
+    /// Frames that wait or waited for a neighbor. Those that are sent later count
+    /// as [`Counter::Originated`], too.
+    Queue,
+    /// Frames that waited for a neighbor that never answered, or whose port went.
+    QueueLost,
+    /// Frames of the gateway's own making that a raw port could not send.
+    OriginatedLost,
     /// Frames dropped for this reason.
     Drop(DropReason),
 }
@@ -165,6 +197,10 @@ impl Counter {
         Counter::SparesExhausted,
         Counter::IcmpNoRoute,
         Counter::FloodTooBig,
+        Counter::Punt,
+        Counter::Queue,
+        Counter::QueueLost,
+        Counter::OriginatedLost,
     ];
 
     /// Numbers below this are not drop reasons. Some are unused, so that plain
@@ -189,6 +225,10 @@ impl Counter {
             Counter::SparesExhausted => 9,
             Counter::IcmpNoRoute => 10,
             Counter::FloodTooBig => 11,
+            Counter::Punt => 12,
+            Counter::Queue => 13,
+            Counter::QueueLost => 14,
+            Counter::OriginatedLost => 15,
             Counter::Drop(reason) => Self::FIRST_DROP + reason as u16,
         }
     }
@@ -224,6 +264,10 @@ impl Counter {
             Counter::SparesExhausted => "spares-exhausted",
             Counter::IcmpNoRoute => "icmp-no-route",
             Counter::FloodTooBig => "flood-too-big",
+            Counter::Punt => "punt",
+            Counter::Queue => "queue",
+            Counter::QueueLost => "queue-lost",
+            Counter::OriginatedLost => "originated-lost",
             Counter::Drop(reason) => reason.name(),
         }
     }
@@ -239,7 +283,7 @@ impl Counter {
             Counter::Consume => "Frames for the gateway that needed no answer.",
             Counter::Flood => "Broadcast and multicast frames that were copied to other ports.",
             Counter::Originated => {
-                "Frames that the gateway made itself: ICMP errors, further fragments, copies."
+                "Frames that the gateway made itself (ICMP errors, further fragments, copies, ARP) or sent after they had waited."
             }
             Counter::IcmpRateLimited => "ICMP errors not sent because of the rate limit.",
             Counter::SparesExhausted => {
@@ -247,6 +291,14 @@ impl Counter {
             }
             Counter::IcmpNoRoute => "ICMP errors not sent because nothing routes to the sender.",
             Counter::FloodTooBig => "Copies of flooded frames too large for the port or peer.",
+            Counter::Punt => "Frames handed to the shell: for this node's own underlay address.",
+            Counter::Queue => "Frames that had to wait for a neighbor's MAC address.",
+            Counter::QueueLost => {
+                "Frames that waited for a neighbor that never answered, or whose port went."
+            }
+            Counter::OriginatedLost => {
+                "Frames of the gateway's own making that a raw port could not send."
+            }
             Counter::Drop(reason) => reason.help(),
         }
     }

@@ -118,6 +118,9 @@ pub struct Frame<'b> {
     pub segmentation: Segmentation,
     /// The outer header: set by underlay ports when they receive, by the core when it encapsulates.
     pub outer: Option<Outer>,
+    /// The node that a packet without a tunnel goes to by a raw port: who is asked
+    /// for a MAC address.
+    pub(crate) neighbor: Option<IpAddr>,
 }
 
 impl<'b> Frame<'b> {
@@ -145,6 +148,7 @@ impl<'b> Frame<'b> {
             checksum: Checksum::None,
             segmentation: Segmentation::None,
             outer: None,
+            neighbor: None,
         })
     }
 
@@ -220,6 +224,16 @@ impl<'b> Frame<'b> {
         self.checksum = from.checksum;
         self.segmentation = from.segmentation;
         self.outer = from.outer;
+    }
+
+    /// Makes the frame empty again, with the headroom that it should have.
+    pub(crate) fn clear(&mut self) {
+        self.start = Self::HEADROOM.min(self.buffer.len());
+        self.end = self.start;
+        self.checksum = Checksum::None;
+        self.segmentation = Segmentation::None;
+        self.outer = None;
+        self.neighbor = None;
     }
 
     /// Makes the frame `len` bytes long from its present start; used for frames

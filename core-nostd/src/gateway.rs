@@ -1,5 +1,6 @@
 //! The gateway: batches in, verdicts out.
 
+mod egress;
 mod originate;
 
 use core::time::Duration;
@@ -58,7 +59,8 @@ impl<'b> Packet<'b> {
 }
 
 /// Spare frames for what the gateway makes itself: ICMP errors, further fragments
-/// of a packet that was too large, copies of what is flooded. Each should be empty,
+/// of a packet that was too large, copies of what is flooded, questions to neighbors
+/// on raw ports and packets that have waited for one. Each should be empty,
 /// start at [`Frame::HEADROOM`] and have [`Originated::FRAME_LEN`] bytes of buffer
 /// behind that, or as many as the largest frame where packets are fragmented or
 /// flooded.
@@ -94,6 +96,14 @@ impl<'s, 'b> Originated<'s, 'b> {
         self.spares.get_mut(self.used)
     }
 
+    /// Takes the spare at `index`, which has been written, for made.
+    fn keep(&mut self, index: usize) {
+        if index < self.spares.len() && self.used < self.spares.len() {
+            self.spares.swap(self.used, index);
+            self.used += 1;
+        }
+    }
+
     /// The frames that the gateway made, each with its verdict (`Forward`), to be
     /// sent after the batch.
     pub fn into_made(self) -> &'s mut [Packet<'b>] {
@@ -108,6 +118,8 @@ pub(crate) struct State {
     epoch: u64,
     /// The latest time that the shell told.
     now: Instant,
+    /// Identification of the last outer header that may be fragmented.
+    ident: u16,
 }
 
 /// The datapath of one worker; it lives in a [`crate::Storage`].
@@ -132,9 +144,13 @@ impl Gateway<'_> {
     ) {
         self.state.now = self.state.now.max(now);
         let mut stats = PortStats::default();
+        let from_wire = self.is_wire(ingress);
         for packet in batch {
             stats.rx_frames += 1;
             stats.rx_bytes += byte_count(&packet.frame);
+            if from_wire {
+                self.notice(now, ingress, &packet.frame);
+            }
             let context = self.context(now, ingress);
             packet.fate = match pipeline::run(context, &mut packet.frame) {
                 Ok(fate) => fate,
@@ -147,7 +163,15 @@ impl Gateway<'_> {
                     self.leave(origin, exit, &mut packet.frame, originated)
                 }
             };
+            if let Fate::Forward(port) = packet.fate
+                && self.is_wire(port)
+            {
+                packet.fate = self.egress(now, port, &mut packet.frame);
+            }
             stats.dropped += u64::from(self.count(ingress, packet).is_drop());
+        }
+        if self.tables.neighbors.head.has_fresh() {
+            self.attend_fresh(now, originated);
         }
         self.add(Counter::Rx, stats.rx_frames);
         if let Some(port) = self.tables.ports.get_mut(ingress.index()) {
@@ -172,6 +196,8 @@ impl Gateway<'_> {
             Fate::Reply => (Counter::Reply, Some(ingress)),
             Fate::Consume => (Counter::Consume, None),
             Fate::Flood => (Counter::Flood, None),
+            Fate::Punt => (Counter::Punt, None),
+            Fate::Queue => (Counter::Queue, None),
             Fate::Drop(reason) => (Counter::Drop(reason), None),
         };
         self.add(counter, 1);
@@ -212,7 +238,9 @@ impl Gateway<'_> {
         owner: Owner,
         operations: &[Operation],
     ) -> Result<(), (usize, TableError)> {
-        self.tables.apply(self.state.now, owner, operations)
+        let applied = self.tables.apply(self.state.now, owner, operations);
+        self.count_lost();
+        applied
     }
 
     /// The value of a counter since the core booted.

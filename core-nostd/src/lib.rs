@@ -88,6 +88,7 @@ pub mod channel;
 mod fate;
 mod frame;
 mod gateway;
+mod neighbors;
 mod pipeline;
 mod tables;
 pub mod wire;

@@ -2,6 +2,7 @@
 //! it goes into spare frames that the shell provides; none left is a named drop.
 
 use super::{Gateway, Instant, Originated};
+use crate::pipeline::link::{self, Place};
 use crate::pipeline::{Context, Exit, flood, fragment, icmp};
 use crate::wire::icmp::Error;
 use crate::{Counter, DropReason, Fate, Frame, NetworkId, PortId};
@@ -32,6 +33,16 @@ impl Gateway<'_> {
                 Fate::Drop(reason)
             }
             Exit::Fragment { mtu } => self.fragment(origin, mtu, frame, originated),
+            Exit::Link => {
+                let place = Place {
+                    now: origin.now,
+                    port: origin.ingress,
+                };
+                match link::receive(&mut self.tables, place, frame) {
+                    Ok(fate) => fate,
+                    Err(reason) => Fate::Drop(reason),
+                }
+            }
             Exit::Flood { from } => {
                 self.flood(origin, from, frame, originated);
                 Fate::Flood
@@ -64,21 +75,50 @@ impl Gateway<'_> {
         };
         let sent = icmp::send(context, origin.network, (error, &about), &mut spare.frame);
         match sent {
-            Ok(port) => self.made(port, originated),
+            Ok(port) => self.made(origin.now, port, originated.used, originated),
             Err(exit) if exit.is(DropReason::NoHeadroom) => self.add(Counter::SparesExhausted, 1),
             Err(_) => self.add(Counter::IcmpNoRoute, 1),
         }
     }
 
-    /// Takes the next spare frame for sent by this port.
-    fn made(&mut self, port: PortId, originated: &mut Originated<'_, '_>) {
-        let Some(spare) = originated.spare() else {
+    /// Sends the spare frame at `index` by this port, or lets it wait for its
+    /// neighbor: then the spare is free again.
+    fn made(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        index: usize,
+        originated: &mut Originated<'_, '_>,
+    ) {
+        let Some(spare) = originated.spares.get_mut(index) else {
+            return;
+        };
+        if self.is_wire(port) {
+            match self.egress(now, port, &mut spare.frame) {
+                Fate::Forward(_) => {}
+                fate => {
+                    spare.frame.clear();
+                    return self.add(Counter::OriginatedLost, u64::from(fate != Fate::Queue));
+                }
+            }
+        }
+        self.complete(port, index, originated);
+    }
+
+    /// Sends the spare frame at `index`, which is complete, by this port.
+    pub(super) fn complete(
+        &mut self,
+        port: PortId,
+        index: usize,
+        originated: &mut Originated<'_, '_>,
+    ) {
+        let Some(spare) = originated.spares.get_mut(index) else {
             return;
         };
         spare.fate = Fate::Forward(port);
         self.add(Counter::Originated, 1);
         self.count_sent(port, &spare.frame);
-        originated.used += 1;
+        originated.keep(index);
     }
 
     /// Cuts a packet into fragments: the first stays in its frame, the others go
@@ -93,10 +133,9 @@ impl Gateway<'_> {
         let before = originated.used;
         match self.try_fragment(origin, mtu, frame, originated) {
             Ok(port) => {
-                let made = originated.used - before;
-                originated.used = before;
-                for _ in 0..made {
-                    self.made(port, originated);
+                let end = core::mem::replace(&mut originated.used, before);
+                for index in before..end {
+                    self.made(origin.now, port, index, originated);
                 }
                 Fate::Forward(port)
             }
@@ -162,8 +201,8 @@ impl Gateway<'_> {
             }
         }
         originated.used = before;
-        for port in sent {
-            self.made(port, originated);
+        for (index, port) in (before..).zip(sent) {
+            self.made(origin.now, port, index, originated);
         }
         self.add(Counter::SparesExhausted, without_spare);
         self.add(Counter::FloodTooBig, too_big);

@@ -8,14 +8,15 @@ use crate::tables::entry::{NetworkEntry, PeerEntry};
 use crate::wire::{checksum, ethernet, ip, l4, vxlan};
 use crate::{Checksum, DropReason, Frame, Outer, OuterL4, PeerId, Segmentation};
 
-/// A tunnel packet whose tunnel is known; the frame now starts at the inner
-/// Ethernet header.
+/// A packet from another node whose peer is known; the frame now starts at the
+/// inner Ethernet header.
 pub(super) struct Opened<'t> {
     pub(super) network: &'t NetworkEntry,
     pub(super) peer: (PeerId, &'t PeerEntry),
     /// Traffic class octet of the outer header.
     pub(super) outer_tos: u8,
-    tunnel: Tunnel,
+    /// What it came in, if in anything.
+    pub(super) tunnel: Option<Tunnel>,
 }
 
 /// Finds network and peer of a tunnel packet and takes its tunnel header off.
@@ -64,7 +65,7 @@ fn open_vxlan<'t>(
             network,
             peer,
             outer_tos: outer.tos,
-            tunnel: Tunnel::Vxlan,
+            tunnel: Some(Tunnel::Vxlan),
         }),
         _ => Err(DropReason::InnerNotIp.into()),
     }
@@ -99,11 +100,11 @@ fn open_ipip<'t>(
         network,
         peer,
         outer_tos: outer.tos,
-        tunnel: Tunnel::Ipip,
+        tunnel: Some(Tunnel::Ipip),
     })
 }
 
-fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
+pub(super) fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
     match peer.accepts.contains(encap) {
         true => Ok(()),
         false => Err(DropReason::EncapNotAllowed.into()),
@@ -131,9 +132,10 @@ pub(super) fn restore_offload<'f, 'b>(
     let start = u16::try_from(ethernet::HEADER_LEN).unwrap_or(0) + header.header_len;
     let partial = Checksum::Partial { start, offset };
     let over_v6 = opened.network.local.address().is_ipv6();
-    let mtu = tables.port(opened.network.underlay).map_or(0, |port| {
-        port.mtu.saturating_sub(opened.tunnel.overhead(over_v6))
-    });
+    let overhead = opened.tunnel.map_or(0, |tunnel| tunnel.overhead(over_v6));
+    let mtu = tables
+        .port(opened.network.underlay)
+        .map_or(0, |port| port.mtu.saturating_sub(overhead));
     let unfinished = l4::is_unfinished(&header, packet.payload());
     let oversize = header.protocol == ip::TCP && header.total_len > mtu;
     // One that is neither finished nor unfinished is wrong, and must stay so.

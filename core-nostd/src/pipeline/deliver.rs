@@ -15,7 +15,7 @@ pub(crate) const LARGEST_OVERHEAD: u16 = Tunnel::Vxlan.overhead(true);
 /// TTL of outer headers.
 const OUTER_TTL: u8 = 64;
 /// Outer UDP source ports start here and end at 65535 (RFC 7348 section 5, RFC 6335).
-const FIRST_SOURCE_PORT: u16 = 49_152;
+pub(super) const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Rewrites the packet and says which port it leaves by.
 #[inline]
@@ -39,7 +39,10 @@ pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit>
         Way::Tunnel(_, peer, Tunnel::Vxlan) => encap_vxlan(packet, &hop, peer)?,
         Way::Tunnel(_, peer, Tunnel::Ipip) => encap_ipip(packet, &hop, peer)?,
         // The neighbor's address comes with resolution.
-        Way::Link(..) => rewrite_macs(&mut packet, MacAddr::ZERO, hop.port.mac)?,
+        Way::Link(_, peer) => {
+            rewrite_macs(&mut packet, MacAddr::ZERO, hop.port.mac)?;
+            packet.frame.neighbor = Some(peer.underlay.address());
+        }
     }
     Ok(hop.port_id)
 }
@@ -133,15 +136,21 @@ pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit>
     Ok(())
 }
 
-/// The outer source port: a hash of the inner flow, so that flows spread over
-/// paths and queues while each keeps its order. Fragments have no ports, so all
-/// of a packet's share the hash of addresses and protocol.
+/// The outer source port, by the inner flow.
 #[inline]
 fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
-    let header = &packet.header;
+    let [high, low, ..] = flow_hash(&packet.header, packet.payload()).to_be_bytes();
+    FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
+}
+
+/// A hash of a flow, so that flows spread over paths and queues while each keeps
+/// its order. Fragments have no ports, so all of a packet's share the hash of
+/// addresses and protocol. `payload` is what the IP headers leave of the packet.
+#[inline]
+pub(super) fn flow_hash(header: &ip::Header, payload: &[u8]) -> u64 {
     let ports = match header.is_fragment() {
         true => None,
-        false => l4::ports(header.protocol, packet.payload()),
+        false => l4::ports(header.protocol, payload),
     };
     let (src, dst) = ports.unwrap_or((0, 0));
     let addresses = match (header.src, header.dst) {
@@ -156,8 +165,7 @@ fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
     let mut hash = addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ rest;
     hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let [high, low, ..] = (hash ^ hash >> 31).to_be_bytes();
-    FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
+    hash ^ hash >> 31
 }
 
 /// The two halves of an IPv6 address as one number in which both count.

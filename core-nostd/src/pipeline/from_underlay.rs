@@ -1,18 +1,31 @@
-//! From the underlay: a tunnel packet of another node.
+//! From the underlay: a packet of another node, in a tunnel or, by a raw port, not.
 //!
-//! outer → decap → parse inner → peer guard → route → TTL, MTU → [local | host | transit] → fate
+//! (outer headers |) outer → decap → parse inner → peer guard → route → TTL, MTU → [local | host | transit] → fate
 
-use super::{Context, Exit, decap, deliver, forward, guard, parse, route};
+use super::{Context, Exit, decap, deliver, forward, guard, outer, parse, route};
+use crate::tables::entry::{PortEntry, PortRole};
 use crate::{Fate, Frame, NetworkId};
 
 /// `network_id` receives the packet's network as soon as it is known, for ICMP errors.
 #[inline]
 pub(super) fn run(
     context: Context<'_, '_>,
+    port: &PortEntry,
     frame: &mut Frame<'_>,
     network_id: &mut NetworkId,
 ) -> Result<Fate, Exit> {
-    let opened = decap::open(context, frame)?;
+    let direct = match port.role {
+        PortRole::Wire => match outer::receive(context, port, frame)? {
+            outer::Arrival::Local(fate) => return Ok(fate),
+            outer::Arrival::Direct(opened) => Some(opened),
+            outer::Arrival::Tunnel => None,
+        },
+        _ => None,
+    };
+    let opened = match direct {
+        Some(opened) => opened,
+        None => decap::open(context, frame)?,
+    };
     *network_id = opened.network.id;
 
     let packet = parse::ip(frame)?;

@@ -46,28 +46,47 @@ pub(super) fn arp(
     if !stands_in_for(network, asker, IpAddr::V4(packet.target_ip)) {
         return Err(DropReason::ArpTarget.into());
     }
+    answer_arp(network.gateway_mac, packet, frame)?;
+    Ok(Fate::Reply)
+}
+
+/// Turns an ARP request into the answer that its target is at `mac`.
+pub(super) fn answer_arp(
+    mac: MacAddr,
+    request: &arp::Packet,
+    frame: &mut Frame<'_>,
+) -> Result<(), DropReason> {
     let reply = arp::Packet {
         operation: arp::Operation::Reply,
-        sender_mac: network.gateway_mac,
-        sender_ip: packet.target_ip,
-        target_mac: packet.sender_mac,
-        target_ip: packet.sender_ip,
+        sender_mac: mac,
+        sender_ip: request.target_ip,
+        target_mac: request.sender_mac,
+        target_ip: request.sender_ip,
     };
+    write_arp(request.sender_mac, &reply, frame)
+}
+
+/// Writes an ARP packet from its sender to `dst`, Ethernet included.
+pub(super) fn write_arp(
+    dst: MacAddr,
+    packet: &arp::Packet,
+    frame: &mut Frame<'_>,
+) -> Result<(), DropReason> {
     let ethernet = ethernet::Header {
-        dst: packet.sender_mac,
-        src: network.gateway_mac,
+        dst,
+        src: packet.sender_mac,
         ethertype: ethernet::ARP,
     };
-    // Parsing found both in the frame.
-    let (header, rest) = frame
-        .bytes_mut()
-        .split_first_chunk_mut()
-        .ok_or(DropReason::FrameTruncated)?;
+    frame
+        .resize(ethernet::HEADER_LEN + arp::PACKET_LEN)
+        .ok_or(DropReason::NoHeadroom)?;
+    let written = frame.bytes_mut().split_first_chunk_mut();
+    let written = written.and_then(|(first, rest)| Some((first, rest.first_chunk_mut()?)));
+    let (header, rest) = written.ok_or(DropReason::NoHeadroom)?;
     ethernet.emit(header);
-    reply.emit(rest.first_chunk_mut().ok_or(DropReason::ArpMalformed)?);
-    frame.truncate(ethernet::HEADER_LEN + arp::PACKET_LEN);
+    packet.emit(rest);
     forget_offload(frame);
-    Ok(Fate::Reply)
+    Ok(())
 }
 
 /// Marks and outer header were the question's, and nothing of them fits the answer.
@@ -148,16 +167,29 @@ pub(super) fn write_advertisement(
     (dst, dst_mac): (Ipv6Addr, MacAddr),
     advertisement: &nd::Advertisement,
     frame: &mut Frame<'_>,
-) -> Result<(), Exit> {
+) -> Result<(), DropReason> {
+    let addresses = (advertisement.target, dst);
+    let message = write_discovery(addresses, (mac, dst_mac), frame)?;
+    nd::emit_advertisement(advertisement, addresses, message);
+    Ok(())
+}
+
+/// Writes the headers of a neighbor discovery message, and returns where that goes.
+pub(super) fn write_discovery<'f>(
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+    (src_mac, dst_mac): (MacAddr, MacAddr),
+    frame: &'f mut Frame<'_>,
+) -> Result<&'f mut [u8; nd::MESSAGE_LEN], DropReason> {
     const LEN: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + nd::MESSAGE_LEN;
     frame.resize(LEN).ok_or(DropReason::NoHeadroom)?;
+    forget_offload(frame);
     let ethernet = ethernet::Header {
         dst: dst_mac,
-        src: mac,
+        src: src_mac,
         ethertype: ethernet::IPV6,
     };
     let header = ipv6::Header {
-        src: advertisement.target,
+        src,
         dst,
         traffic_class: 0,
         flow_label: 0,
@@ -173,9 +205,7 @@ pub(super) fn write_advertisement(
     let (first, ip, message) = written.ok_or(DropReason::NoHeadroom)?;
     ethernet.emit(first);
     header.emit(ip);
-    nd::emit_advertisement(advertisement, (header.src, dst), message);
-    forget_offload(frame);
-    Ok(())
+    Ok(message)
 }
 
 /// Whether the packet is for one of the gateway's own addresses.
@@ -190,25 +220,33 @@ pub(super) fn ip(
     ethernet: &ethernet::Header,
     mut packet: Ip<'_, '_, Admitted>,
 ) -> Result<Fate, Exit> {
-    let is_icmp = match packet.header.is_v6() {
-        false => packet.header.protocol == ip::ICMP,
-        true => packet.header.protocol == ip::ICMPV6,
-    };
-    let echo = is_icmp && !packet.header.is_fragment();
-    if echo {
-        // The reply's checksum is made from the request's.
-        deliver::finish_checksum(&mut packet)?;
+    match answer_echo(network.gateway_mac, ethernet, &mut packet)? {
+        true => Ok(Fate::Reply),
+        false => Err(refuse(&packet)),
     }
+}
+
+/// Turns a ping into its answer, from `mac`; `false` when it is none.
+pub(super) fn answer_echo<S>(
+    mac: MacAddr,
+    ethernet: &ethernet::Header,
+    packet: &mut Ip<'_, '_, S>,
+) -> Result<bool, Exit> {
+    if !is_icmp(packet) || packet.header.is_fragment() {
+        return Ok(false);
+    }
+    // The reply's checksum is made from the request's.
+    deliver::finish_checksum(packet)?;
     let reply_to = match packet.header.is_v6() {
         false => icmpv4::reply_to_echo,
         true => icmpv6::reply_to_echo,
     };
-    if !echo || reply_to(packet.payload_mut()).is_none() {
-        return Err(refuse(&packet, is_icmp));
+    if reply_to(packet.payload_mut()).is_none() {
+        return Ok(false);
     }
     let reply = ethernet::Header {
         dst: ethernet.src,
-        src: network.gateway_mac,
+        src: mac,
         ethertype: ethernet.ethertype,
     };
     ip::turn_round(packet.packet_mut(), TTL);
@@ -216,12 +254,19 @@ pub(super) fn ip(
         reply.emit(bytes);
     }
     packet.frame.outer = None;
-    Ok(Fate::Reply)
+    Ok(true)
 }
 
-fn refuse(packet: &Ip<'_, '_, Admitted>, is_icmp: bool) -> Exit {
+fn is_icmp<S>(packet: &Ip<'_, '_, S>) -> bool {
+    match packet.header.is_v6() {
+        false => packet.header.protocol == ip::ICMP,
+        true => packet.header.protocol == ip::ICMPV6,
+    }
+}
+
+fn refuse(packet: &Ip<'_, '_, Admitted>) -> Exit {
     match packet.header.protocol {
-        _ if is_icmp => DropReason::GatewayProtocol.into(),
+        _ if is_icmp(packet) => DropReason::GatewayProtocol.into(),
         ip::TCP | ip::UDP => DropReason::GatewayProtocol.with(Error::PortUnreachable),
         _ => DropReason::GatewayProtocol.with(Error::ProtocolUnreachable {
             named_at: packet.header.named_at,

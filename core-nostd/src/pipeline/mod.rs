@@ -20,7 +20,9 @@ mod from_host;
 mod from_underlay;
 mod guard;
 pub(crate) mod icmp;
+pub(crate) mod link;
 mod local;
+pub(crate) mod outer;
 mod parse;
 mod route;
 
@@ -124,6 +126,8 @@ pub(crate) enum Exit {
     Fragment { mtu: u16 },
     /// Copy it to every port and peer of the network but where it came from.
     Flood { from: Option<PeerId> },
+    /// A raw port's neighbors speak of themselves or of the path: see [`link`].
+    Link,
 }
 
 impl Exit {
@@ -162,7 +166,9 @@ pub(crate) fn run(
     let result = match port.role {
         PortRole::Endpoint => from_endpoint::run(context, port, frame),
         PortRole::Host => from_host::run(context, port, frame),
-        PortRole::Underlay | PortRole::Wire => from_underlay::run(context, frame, &mut network),
+        PortRole::Underlay | PortRole::Wire => {
+            from_underlay::run(context, port, frame, &mut network)
+        }
         PortRole::Absent => Err(DropReason::PortUnknown.into()),
     };
     result.map_err(|exit| (network, exit))

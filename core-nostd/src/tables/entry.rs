@@ -14,7 +14,7 @@ use crate::{Instant, MacAddr, NetworkId, PortId, Vni};
 pub(crate) const KEYS: usize = 4;
 
 /// Up to [`KEYS`] addresses or prefixes.
-#[derive(Clone, Copy, FromZeros, Immutable)]
+#[derive(Clone, Copy, PartialEq, Eq, FromZeros, Immutable)]
 pub(crate) struct KeyList {
     count: u8,
     families: [Family; KEYS],
@@ -138,11 +138,44 @@ pub(crate) struct PortEntry {
     pub(crate) allowed: KeyList,
     /// Of a wire.
     pub(crate) gateways: KeyList,
+    /// Addresses that are to be announced, one bit for each.
+    pub(crate) announce: u8,
     /// Limits the ICMP errors about packets from this port.
     pub(crate) icmp: Bucket,
     /// Networks (of an underlay port) and prefix routes (of an endpoint) that name this port.
     pub(crate) references: u32,
     pub(crate) stats: PortStats,
+}
+
+impl PortEntry {
+    /// Whom a wire hands packets to this underlay address: the address itself when
+    /// it is on the link, otherwise the gateway.
+    pub(crate) fn next_hop(&self, to: IpAddr) -> Option<IpAddr> {
+        match self.allowed.covers(to) {
+            true => Some(to),
+            false => self.gateways.first_like(to),
+        }
+    }
+
+    /// A wire's own address on the link that this neighbor is on.
+    pub(crate) fn address_towards(&self, neighbor: IpAddr) -> Option<IpAddr> {
+        let wanted = Key::host(neighbor);
+        let mut own = self.addresses.iter().zip(self.allowed.iter());
+        let own = own.find(|(_, prefix)| prefix.covers(wanted));
+        own.map(|(address, _)| address.address())
+    }
+
+    /// Marks the addresses that were not there before, or all of them, for being
+    /// announced, and keeps those that still are to be.
+    pub(crate) fn announce_since(&mut self, old: &PortEntry, all: bool) {
+        self.announce = 0;
+        for (bit, key) in self.addresses.iter().enumerate() {
+            let mut before = old.addresses.iter().enumerate();
+            let before = before.find(|(_, other)| *other == key);
+            let pending = before.is_none_or(|(bit, _)| old.announce & 1 << bit != 0);
+            self.announce |= u8::from(all || pending) << bit;
+        }
+    }
 }
 
 /// A peer.

@@ -14,7 +14,8 @@ mod update;
 use core::net::IpAddr;
 
 use crate::addr::Key;
-use crate::channel::Encap;
+use crate::channel::{Encap, NextHop};
+use crate::neighbors::Neighbors;
 use crate::{NetworkId, PeerId, PortId, Vni};
 use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole, RouteEntry};
 use lpm::Lpm;
@@ -28,6 +29,8 @@ pub(crate) struct Tables<'a> {
     pub(crate) routes: Lpm<'a, RouteEntry>,
     /// (network, underlay address) → peer; the roots are in the networks.
     pub(crate) peers_by_underlay: Lpm<'a, PeerId>,
+    /// (raw port, address on its link) → MAC address.
+    pub(crate) neighbors: Neighbors<'a>,
 }
 
 impl Tables<'_> {
@@ -85,6 +88,32 @@ impl Tables<'_> {
                 return Some((network, peer));
             }
             known = known.or(Some((network, peer)));
+        }
+        known
+    }
+
+    /// The network on this raw port, and its peer, that a packet without a tunnel
+    /// comes from: its source routes back there, and the peer may do so; otherwise
+    /// the first that has such a route.
+    pub(crate) fn direct_peer(
+        &self,
+        port: PortId,
+        src: IpAddr,
+    ) -> Option<(&NetworkEntry, (PeerId, &PeerEntry))> {
+        let mut known = None;
+        let networks = self.networks.iter();
+        for network in networks.filter(|n| n.present && n.underlay == port) {
+            let Some(NextHop::Peer { peer: id, .. }) = self.route(network, src).map(|r| r.next_hop)
+            else {
+                continue;
+            };
+            let Some(peer) = self.peer(id) else {
+                continue;
+            };
+            if peer.accepts.contains(Encap::Direct) {
+                return Some((network, (id, peer)));
+            }
+            known = known.or(Some((network, (id, peer))));
         }
         known
     }

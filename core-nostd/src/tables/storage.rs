@@ -7,10 +7,13 @@ use super::Tables;
 use super::entry::{NetworkEntry, PeerEntry, PortEntry, RouteEntry};
 use super::lpm::{Arena, Lpm, Node};
 use crate::gateway::{Gateway, State};
+use crate::neighbors::{BUCKET, Entry, Head, Neighbors, Slot};
 use crate::{Counter, PeerId};
 
 /// The memory of one gateway: all its tables, for this many networks, ports
-/// (endpoints among them), peers and routes (an endpoint's addresses among them).
+/// (endpoints among them), peers and routes (an endpoint's addresses among them),
+/// and for raw Ethernet ports this many neighbors on their links and packets that
+/// wait for one.
 ///
 /// All-zero memory is an empty storage. Small ones can be made with
 /// [`Storage::new`]; large ones belong in a zeroed allocation
@@ -22,6 +25,8 @@ pub struct Storage<
     const PORTS: usize,
     const PEERS: usize,
     const ROUTES: usize,
+    const NEIGHBORS: usize = 8,
+    const WAITING: usize = 2,
 > {
     networks: [NetworkEntry; NETWORKS],
     ports: [PortEntry; PORTS],
@@ -30,17 +35,20 @@ pub struct Storage<
     routes_arena: Arena,
     peers_by_underlay: [[Node<PeerId>; 2]; PEERS],
     peers_arena: Arena,
+    neighbors: [[Entry; 2]; NEIGHBORS],
+    waiting: [Slot; WAITING],
+    neighbors_head: Head,
     counters: [u64; Counter::SLOTS],
     state: State,
 }
 
 /// For a microcontroller: a handful of pods.
-pub type Tiny = Storage<2, 8, 8, 64>;
+pub type Tiny = Storage<2, 8, 8, 64, 8, 1>;
 /// For an appliance or a SmartNIC.
-pub type Appliance = Storage<8, 4096, 4096, 65_536>;
+pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64>;
 /// For a Linux host. 1 M routes are an allocation of some 120 MB of which only
 /// what is used is ever touched.
-pub type Host = Storage<16, 4096, 16_384, 1_000_000>;
+pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16>;
 
 /// How many entries the tables can hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,16 +63,27 @@ pub struct Capacities {
     pub routes: u32,
 }
 
-impl<const NETWORKS: usize, const PORTS: usize, const PEERS: usize, const ROUTES: usize>
-    Storage<NETWORKS, PORTS, PEERS, ROUTES>
+impl<
+    const NETWORKS: usize,
+    const PORTS: usize,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const NEIGHBORS: usize,
+    const WAITING: usize,
+> Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING>
 {
-    /// Ids are 16 bits wide, and a link in the arenas 32.
+    /// Ids are 16 bits wide, as are the places of neighbors and their slots, and a
+    /// link in the arenas 32. Neighbors fill buckets.
     const FITS: () = assert!(
         NETWORKS > 0
             && NETWORKS <= 1 << 16
             && PORTS <= 1 << 16
             && PEERS <= 1 << 16
             && ROUTES < 1 << 30
+            && NEIGHBORS > 0
+            && NEIGHBORS <= 1 << 15
+            && NEIGHBORS * 2 % BUCKET == 0
+            && WAITING < 1 << 16
     );
 
     /// An empty storage, by value: for small ones.
@@ -88,6 +107,11 @@ impl<const NETWORKS: usize, const PORTS: usize, const PEERS: usize, const ROUTES
                     nodes: self.peers_by_underlay.as_flattened_mut(),
                     arena: &mut self.peers_arena,
                 },
+                neighbors: Neighbors {
+                    entries: self.neighbors.as_flattened_mut(),
+                    slots: &mut self.waiting,
+                    head: &mut self.neighbors_head,
+                },
             },
             counters: &mut self.counters,
             state: &mut self.state,
@@ -95,8 +119,14 @@ impl<const NETWORKS: usize, const PORTS: usize, const PEERS: usize, const ROUTES
     }
 }
 
-impl<const NETWORKS: usize, const PORTS: usize, const PEERS: usize, const ROUTES: usize> Default
-    for Storage<NETWORKS, PORTS, PEERS, ROUTES>
+impl<
+    const NETWORKS: usize,
+    const PORTS: usize,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const NEIGHBORS: usize,
+    const WAITING: usize,
+> Default for Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING>
 {
     fn default() -> Self {
         Self::new()

@@ -15,4 +15,6 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
 pub mod nd;
+pub mod quote;
+pub mod udp;
 pub mod vxlan;

@@ -114,6 +114,25 @@ impl Tables<'_> {
         Ok(())
     }
 
+    /// Takes in that packets of this size at most, outer headers included, get to a
+    /// peer, unless something lower is known.
+    pub(crate) fn lower_path_mtu(&mut self, now: Instant, id: PeerId, mtu: u16) {
+        let Some(peer) = self.peer(id) else { return };
+        let known = peer.path_mtu != 0 && now < peer.path_mtu_until;
+        let underlay = self.network(peer.network).map(|network| network.underlay);
+        let link = underlay
+            .and_then(|port| self.port(port))
+            .map_or(0, |p| p.mtu);
+        let limit = match known {
+            true => peer.path_mtu,
+            false => link.saturating_sub(1),
+        };
+        if mtu != 0 && mtu <= limit {
+            // There is such a peer.
+            let _ = self.set_path_mtu(now, id, mtu);
+        }
+    }
+
     /// Lowers what is known to get to a peer, for [`PATH_MTU_LIFETIME`]; 0 forgets it.
     pub(super) fn set_path_mtu(
         &mut self,

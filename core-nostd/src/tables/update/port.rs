@@ -29,6 +29,7 @@ impl Tables<'_> {
         }
         entry.stats = old.stats;
         entry.icmp = old.icmp;
+        self.greet(new.id, &old, &mut entry);
         if entry.role == PortRole::Endpoint {
             self.replace_host_routes(new.id, &old, &entry)?;
         }
@@ -41,6 +42,19 @@ impl Tables<'_> {
         } else {
             Operation::RemovePort(new.id)
         }))
+    }
+
+    /// Sees to what neighbors must learn of a port that is new or changed, and to
+    /// what a wire must learn anew of its neighbors.
+    fn greet(&mut self, id: PortId, old: &PortEntry, entry: &mut PortEntry) {
+        let moved = entry.role == PortRole::Wire && entry.mac != old.mac;
+        entry.announce_since(old, moved);
+        if entry.announce != 0 {
+            self.neighbors.head.announce(self.ports.len());
+        }
+        if old.role == PortRole::Wire && (moved || entry.allowed != old.allowed) {
+            self.neighbors.forget(id);
+        }
     }
 
     /// Checks what an endpoint or host port needs of its network.
@@ -131,8 +145,9 @@ impl Tables<'_> {
         if old.role == PortRole::Host {
             self.set_host(old.network, None);
         }
-        if !old.role.is_underlay() {
-            self.count_network(old.network, -1);
+        match old.role.is_underlay() {
+            true => self.neighbors.forget(id),
+            false => self.count_network(old.network, -1),
         }
         *slot_mut(self.ports, Table::Ports, id.0)? = gone;
         Ok(Some(Operation::UpsertPort(old.message(id))))

@@ -1,0 +1,301 @@
+//! What the neighbors of a raw port say: ARP, neighbor discovery, and ICMP errors
+//! about tunnel packets; and what is said to them. All that comes in here has a
+//! header that is right and is for this node, for all, or for a group of nodes.
+
+use core::net::{IpAddr, Ipv6Addr};
+
+use super::{deliver, local};
+use crate::neighbors::Heard;
+use crate::tables::Tables;
+use crate::tables::entry::{NetworkEntry, PortEntry};
+use crate::wire::quote::Quote;
+use crate::wire::{arp, checksum, ethernet, icmp, icmpv4, ip, ipv6, l4, nd};
+use crate::{Checksum, DropReason, Fate, Frame, Instant, MacAddr, PeerId, PortId};
+
+/// Code of "fragmentation needed and DF set" (RFC 792).
+const FRAGMENTATION_NEEDED: u8 = 4;
+/// MTUs of links, for routers that tell none (RFC 1191 section 7.1).
+const PLATEAUS: [u16; 7] = [32_000, 17_914, 8166, 4352, 2002, 1492, 1006];
+
+/// Where something was heard.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) now: Instant,
+    pub(crate) port: PortId,
+}
+
+/// Takes in what a neighbor said, and answers it.
+#[cold]
+pub(crate) fn receive(
+    tables: &mut Tables<'_>,
+    place: Place,
+    frame: &mut Frame<'_>,
+) -> Result<Fate, DropReason> {
+    let (ethernet, payload) =
+        ethernet::Header::parse(frame.bytes()).ok_or(DropReason::FrameTruncated)?;
+    if ethernet.ethertype == ethernet::ARP {
+        let packet = arp::Packet::parse(payload).ok_or(DropReason::ArpMalformed)?;
+        return receive_arp(tables, place, (&ethernet, &packet), frame);
+    }
+    let header = ip::Header::parse(payload).map_err(|_| DropReason::OuterMalformed)?;
+    let message = payload.get(usize::from(header.header_len)..usize::from(header.total_len));
+    let message = message.ok_or(DropReason::OuterMalformed)?;
+    let kind = message.first().copied().unwrap_or(0);
+    if header.is_v6() && nd::is_nd(kind) {
+        // Fragmented messages are nobody's (RFC 6980).
+        let finished = frame.checksum == Checksum::None;
+        let read = nd::parse(&header, message, finished).ok();
+        let read = read.filter(|_| !header.is_fragment());
+        let read = read.ok_or(DropReason::NdMalformed)?;
+        return receive_discovery(tables, place, (&ethernet, &header, &read), frame);
+    }
+    let finished = frame.checksum == Checksum::None;
+    let Some((quote, mtu)) = too_big(&header, message, finished) else {
+        return Ok(Fate::Punt);
+    };
+    Ok(match lower_path_mtu(tables, place, &quote, mtu) {
+        true => Fate::Consume,
+        false => Fate::Punt,
+    })
+}
+
+/// What can be believed of a sender's address on the link.
+fn check_sender(port: &PortEntry, sender: IpAddr, mac: MacAddr) -> Result<(), DropReason> {
+    if port.addresses.has(sender) && mac != port.mac {
+        return Err(DropReason::AddressConflict);
+    }
+    let link_local = matches!(sender, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    match link_local || port.allowed.covers(sender) {
+        true => Ok(()),
+        false => Err(DropReason::NeighborOffLink),
+    }
+}
+
+/// ARP (RFC 826). Probes (RFC 5227) ask without saying who.
+fn receive_arp(
+    tables: &mut Tables<'_>,
+    place: Place,
+    (ethernet, packet): (&ethernet::Header, &arp::Packet),
+    frame: &mut Frame<'_>,
+) -> Result<Fate, DropReason> {
+    let port = tables.port(place.port).ok_or(DropReason::PortUnknown)?;
+    let (own_mac, sender) = (port.mac, IpAddr::V4(packet.sender_ip));
+    if packet.sender_mac.is_group() || packet.sender_mac == MacAddr::ZERO {
+        return Err(DropReason::ArpMalformed);
+    }
+    let for_us = port.addresses.has(IpAddr::V4(packet.target_ip));
+    if !packet.sender_ip.is_unspecified() {
+        check_sender(port, sender, packet.sender_mac)?;
+        let answer = packet.operation == arp::Operation::Reply && ethernet.dst == own_mac;
+        let heard = match answer && for_us {
+            true => Heard::Answer,
+            false => Heard::News,
+        };
+        let from = (place.port, sender);
+        let neighbors = &mut tables.neighbors;
+        neighbors.hear(place.now, from, packet.sender_mac, heard);
+    }
+    if packet.operation == arp::Operation::Reply || !for_us || packet.sender_mac == own_mac {
+        return Ok(Fate::Consume);
+    }
+    local::answer_arp(own_mac, packet, frame)?;
+    Ok(Fate::Reply)
+}
+
+/// Neighbor discovery (RFC 4861 section 7.2).
+fn receive_discovery(
+    tables: &mut Tables<'_>,
+    place: Place,
+    (ethernet, header, message): (&ethernet::Header, &ip::Header, &nd::Message),
+    frame: &mut Frame<'_>,
+) -> Result<Fate, DropReason> {
+    let port = *tables.port(place.port).ok_or(DropReason::PortUnknown)?;
+    match *message {
+        nd::Message::Solicitation { target, source_mac } => {
+            let mac = source_mac.unwrap_or(ethernet.src);
+            if !header.src.is_unspecified() {
+                check_sender(&port, header.src, mac)?;
+                if source_mac.is_some() {
+                    let from = (place.port, header.src);
+                    tables.neighbors.hear(place.now, from, mac, Heard::News);
+                }
+            }
+            if !port.addresses.has(IpAddr::V6(target)) || ethernet.src == port.mac {
+                return Ok(Fate::Consume);
+            }
+            answer_solicitation(&port, (header.src, mac), target, frame)?;
+            Ok(Fate::Reply)
+        }
+        nd::Message::Advertisement(told) => {
+            let target = IpAddr::V6(told.target);
+            let mac = told.target_mac.unwrap_or(ethernet.src);
+            check_sender(&port, target, mac)?;
+            let heard = match (told.solicited && ethernet.dst == port.mac, told.overrides) {
+                (true, true) => Heard::Answer,
+                (true, false) => Heard::Confirmation,
+                (false, true) => Heard::News,
+                (false, false) => Heard::Hint,
+            };
+            let from = (place.port, target);
+            tables.neighbors.hear(place.now, from, mac, heard);
+            Ok(Fate::Consume)
+        }
+        // The gateways of a raw port are configured.
+        nd::Message::RouterSolicitation | nd::Message::Router => Ok(Fate::Consume),
+    }
+}
+
+fn answer_solicitation(
+    port: &PortEntry,
+    (src, mac): (IpAddr, MacAddr),
+    target: Ipv6Addr,
+    frame: &mut Frame<'_>,
+) -> Result<(), DropReason> {
+    let all = (local::ALL_NODES, ipv6::multicast_mac(local::ALL_NODES));
+    let (to, solicited) = match src {
+        IpAddr::V6(src) if !src.is_unspecified() => ((src, mac), true),
+        // Duplicate address detection (RFC 4862 section 5.4.3): it is ours.
+        _ => (all, false),
+    };
+    let advertisement = nd::Advertisement {
+        target,
+        target_mac: Some(port.mac),
+        router: false,
+        solicited,
+        overrides: true,
+    };
+    local::write_advertisement(port.mac, to, &advertisement, frame)
+}
+
+/// The packet that an ICMP message says was too big, and the MTU that it names;
+/// `None` when it says something else or is damaged.
+fn too_big(header: &ip::Header, message: &[u8], finished: bool) -> Option<(Quote, u16)> {
+    let (fixed, quoted) = message.split_first_chunk::<{ icmp::HEADER_LEN }>()?;
+    let whole = match header.is_v6() {
+        false => checksum::fold(checksum::sum(message)) == 0xffff,
+        true => l4::is_valid(header, message),
+    };
+    if finished && !whole {
+        return None;
+    }
+    let quote = Quote::parse(quoted)?;
+    let mtu = match header.is_v6() {
+        false if fixed[..2] == [icmpv4::UNREACHABLE, FRAGMENTATION_NEEDED] => {
+            u16::from_be_bytes([fixed[6], fixed[7]])
+        }
+        true => {
+            let mtu = u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
+            u16::try_from(mtu).unwrap_or(u16::MAX)
+        }
+        false => return None,
+    };
+    match mtu {
+        0 => {
+            let mut lower = PLATEAUS.into_iter().filter(|mtu| *mtu < quote.total_len);
+            Some((quote, lower.next().unwrap_or(1)))
+        }
+        mtu => Some((quote, mtu)),
+    }
+}
+
+/// Lowers the path MTU of the peers that the quoted packet may have gone to, in all
+/// networks: the path is the same. `false` when it is none of a tunnel.
+fn lower_path_mtu(tables: &mut Tables<'_>, place: Place, quote: &Quote, mtu: u16) -> bool {
+    let mut matched = false;
+    for index in 0..tables.networks.len() {
+        if let Some(peer) = quoted_peer(tables, place, quote, index) {
+            tables.lower_path_mtu(place.now, peer, mtu);
+            matched = true;
+        }
+    }
+    matched
+}
+
+/// The peer of the network at this index that the quoted packet went to.
+fn quoted_peer(tables: &Tables<'_>, place: Place, quote: &Quote, index: usize) -> Option<PeerId> {
+    let network = tables.networks.get(index)?;
+    let ours = network.present
+        && network.underlay == place.port
+        && network.local.address() == quote.src
+        && is_ours(network, quote);
+    let peer = tables.peer_by_underlay(network, quote.dst);
+    peer.filter(|_| ours).map(|(id, _)| id)
+}
+
+/// Whether the quoted packet is one of a tunnel as this node makes them.
+fn is_ours(network: &NetworkEntry, quote: &Quote) -> bool {
+    match quote.protocol {
+        ip::IPV4 | ip::IPV6 => true,
+        ip::UDP => quote
+            .ports
+            .is_some_and(|(src, dst)| src >= deliver::FIRST_SOURCE_PORT && dst == network.udp_port),
+        _ => false,
+    }
+}
+
+/// Writes a question about a neighbor into an empty frame: to itself when its MAC
+/// address is to be verified, otherwise to all.
+pub(crate) fn write_question(
+    port: &PortEntry,
+    neighbor: IpAddr,
+    to: Option<MacAddr>,
+    frame: &mut Frame<'_>,
+) -> Result<(), DropReason> {
+    let own = port.address_towards(neighbor);
+    match (own.ok_or(DropReason::UnderlayNoRoute)?, neighbor) {
+        (IpAddr::V4(own), IpAddr::V4(neighbor)) => {
+            let request = arp::Packet {
+                operation: arp::Operation::Request,
+                sender_mac: port.mac,
+                sender_ip: own,
+                target_mac: MacAddr::ZERO,
+                target_ip: neighbor,
+            };
+            local::write_arp(to.unwrap_or(MacAddr::BROADCAST), &request, frame)
+        }
+        (IpAddr::V6(own), IpAddr::V6(neighbor)) => {
+            let group = ipv6::solicited_node(neighbor);
+            let (dst, dst_mac) = match to {
+                Some(mac) => (neighbor, mac),
+                None => (group, ipv6::multicast_mac(group)),
+            };
+            let message = local::write_discovery((own, dst), (port.mac, dst_mac), frame)?;
+            nd::emit_solicitation(neighbor, (own, dst), port.mac, message);
+            Ok(())
+        }
+        _ => Err(DropReason::UnderlayNoRoute),
+    }
+}
+
+/// Writes into an empty frame that an address is at `mac`: an ARP announcement
+/// (RFC 5227 section 2.3) or an unsolicited advertisement (RFC 4861 section 7.2.6).
+pub(crate) fn write_announcement(
+    address: IpAddr,
+    mac: MacAddr,
+    router: bool,
+    frame: &mut Frame<'_>,
+) -> Result<(), DropReason> {
+    match address {
+        IpAddr::V4(address) => {
+            let announcement = arp::Packet {
+                operation: arp::Operation::Request,
+                sender_mac: mac,
+                sender_ip: address,
+                target_mac: MacAddr::ZERO,
+                target_ip: address,
+            };
+            local::write_arp(MacAddr::BROADCAST, &announcement, frame)
+        }
+        IpAddr::V6(target) => {
+            let all = (local::ALL_NODES, ipv6::multicast_mac(local::ALL_NODES));
+            let advertisement = nd::Advertisement {
+                target,
+                target_mac: Some(mac),
+                router,
+                solicited: false,
+                overrides: true,
+            };
+            local::write_advertisement(mac, all, &advertisement, frame)
+        }
+    }
+}
