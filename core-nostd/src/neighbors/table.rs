@@ -106,5 +106,5 @@ fn buckets(places: usize, port: PortId, address: Key) -> [usize; 2] {
     hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^= hash >> 31;
     let count = u64::try_from(places / BUCKET).unwrap_or(0);
-    [hash >> 32, hash & 0xffff_ffff].map(|half| usize::try_from(half * count >> 32).unwrap_or(0))
+    [hash >> 32, hash & 0xffff_ffff].map(|half| usize::try_from((half * count) >> 32).unwrap_or(0))
 }

@@ -82,7 +82,7 @@ impl<
             && ROUTES < 1 << 30
             && NEIGHBORS > 0
             && NEIGHBORS <= 1 << 15
-            && NEIGHBORS * 2 % BUCKET == 0
+            && (NEIGHBORS * 2).is_multiple_of(BUCKET)
             && WAITING < 1 << 16
     );
 

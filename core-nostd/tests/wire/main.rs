@@ -1,0 +1,11 @@
+//! The underlay as raw Ethernet: outer headers, neighbors, path MTU.
+
+#![allow(unreachable_pub, reason = "shared by the files of this test crate")]
+
+mod any;
+mod cluster;
+mod errors;
+mod neighbors;
+mod node;
+mod receiving;
+mod sending;
