@@ -274,7 +274,12 @@ pub fn run_with(
     }
 }
 
-pub fn run(gateway: &mut Gateway<'_>, millis: u64, port: PortId, input: impl Into<Input>) -> Output {
+pub fn run(
+    gateway: &mut Gateway<'_>,
+    millis: u64,
+    port: PortId,
+    input: impl Into<Input>,
+) -> Output {
     run_with(gateway, (millis, 8), port, input)
 }
 
@@ -318,7 +323,10 @@ pub fn ip_frame(
         other => panic!("{other:?}"),
     };
     let mut out = Vec::new();
-    builder.udp(ports.0, ports.1).write(&mut out, payload).unwrap();
+    builder
+        .udp(ports.0, ports.1)
+        .write(&mut out, payload)
+        .unwrap();
     out
 }
 
@@ -331,14 +339,23 @@ pub fn udp(v6: bool, n: u8, payload: &[u8]) -> Vec<u8> {
 /// What is inside of the tunnel packets of node 2's pod to node 1's: without
 /// Ethernet.
 pub fn from_remote(v6: bool, payload: &[u8]) -> Vec<u8> {
-    let frame = ip_frame(Default::default(), (pod(v6, 2), pod(v6, 1)), (80, 1234), payload);
+    let frame = ip_frame(
+        Default::default(),
+        (pod(v6, 2), pod(v6, 1)),
+        (80, 1234),
+        payload,
+    );
     frame[14..].to_vec()
 }
 
 /// A VXLAN packet from node 2 to node 1 as it is on the wire.
 pub fn vxlan(v6: bool, inner: &[u8]) -> Vec<u8> {
     let vtep = |n| MacAddr::vtep_for(node(v6, n)).bytes();
-    let ethertype = if inner[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+    let ethertype = if inner[0] >> 4 == 4 {
+        [8, 0]
+    } else {
+        [0x86, 0xdd]
+    };
     let header = [8, 0, 0, 0, 0, 0x10, 0, 0];
     let payload = [&header[..], &vtep(1), &vtep(2), &ethertype, inner].concat();
     let nodes = (node(v6, 2), node(v6, 1));
@@ -347,7 +364,12 @@ pub fn vxlan(v6: bool, inner: &[u8]) -> Vec<u8> {
 
 /// An IP packet of any protocol from node 2 to node 1 on the wire.
 pub fn protocol(v6: bool, number: u8, payload: &[u8]) -> Vec<u8> {
-    ip_packet((mac(2), mac(1)), (node(v6, 2), node(v6, 1)), number, payload)
+    ip_packet(
+        (mac(2), mac(1)),
+        (node(v6, 2), node(v6, 1)),
+        number,
+        payload,
+    )
 }
 
 pub fn ip_packet(
@@ -440,7 +462,9 @@ pub fn question(frame: &[u8], about: IpAddr) -> Option<[u8; 6]> {
     assert_eq!(ethernet.source, mac(1));
     let found = match about {
         IpAddr::V4(address) => {
-            let Some(NetHeaders::Arp(arp)) = packet.net else { return None };
+            let Some(NetHeaders::Arp(arp)) = packet.net else {
+                return None;
+            };
             let arp = arp.try_eth_ipv4().unwrap();
             assert_eq!((arp.sender_mac, arp.sender_ipv4), (mac(1), [192, 0, 2, 1]));
             arp.operation == etherparse::ArpOperation::REQUEST
@@ -451,7 +475,9 @@ pub fn question(frame: &[u8], about: IpAddr) -> Option<[u8; 6]> {
                 return None;
             };
             let payload = packet.payload.slice();
-            let Some(NetHeaders::Ipv6(ip, _)) = packet.net else { return None };
+            let Some(NetHeaders::Ipv6(ip, _)) = packet.net else {
+                return None;
+            };
             assert_eq!((ip.hop_limit, ip.source), (255, v6(node(true, 1)).octets()));
             assert_eq!(payload[16..], [&[1, 1], &mac(1)[..]].concat());
             icmp.icmp_type.type_u8() == 135 && payload[..16] == address.octets()
@@ -489,7 +515,9 @@ pub fn verified(frame: &[u8]) -> PacketHeaders<'_> {
                     Some((udp.checksum, udp.calc_checksum_ipv6(ip, payload).unwrap()))
                 }
                 Some(TransportHeader::Icmpv6(icmp)) => {
-                    let sum = icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload);
+                    let sum = icmp
+                        .icmp_type
+                        .calc_checksum(ip.source, ip.destination, payload);
                     Some((icmp.checksum, sum.unwrap()))
                 }
                 _ => None,
