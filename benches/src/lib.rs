@@ -1,5 +1,11 @@
 //! Benchmarks of culvert's packet core; see `benches/`.
 //!
-//! `cargo bench -p culvert-benches --bench pipeline` times a packet's whole way
-//! through the core. Rates between nodes, beside the kernel's, come from
-//! `ci/demo`.
+//! - `cargo bench -p culvert-benches --bench pipeline` times a packet's whole way
+//!   through the core, beside the same job written with etherparse and prefix-trie.
+//! - `cargo bench -p culvert-benches --bench instructions` counts its instructions
+//!   under valgrind; `ci/instructions` compares them with the recorded ones.
+//!
+//! Rates between nodes, beside the kernel's, come from `ci/demo`.
+
+pub mod reference;
+pub mod scene;

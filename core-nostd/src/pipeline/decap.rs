@@ -20,7 +20,7 @@ pub(super) struct Opened<'t> {
 }
 
 /// Finds network and peer of a tunnel packet and takes its tunnel header off.
-#[inline]
+#[inline(always)]
 pub(super) fn open<'t>(
     context: Context<'t, '_>,
     frame: &mut Frame<'_>,
@@ -33,6 +33,7 @@ pub(super) fn open<'t>(
 }
 
 /// VXLAN (RFC 7348).
+#[inline(always)]
 fn open_vxlan<'t>(
     context: Context<'t, '_>,
     frame: &mut Frame<'_>,
@@ -74,6 +75,7 @@ fn open_vxlan<'t>(
 /// IP in IP (RFC 2003, RFC 2473, RFC 4213). It names no network: the one that has
 /// a peer at the outer source that may use it takes the packet. An Ethernet header
 /// goes in front, as the rest of the pipeline expects.
+#[inline(always)]
 fn open_ipip<'t>(
     context: Context<'t, '_>,
     frame: &mut Frame<'_>,
@@ -104,6 +106,7 @@ fn open_ipip<'t>(
     })
 }
 
+#[inline(always)]
 pub(super) fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
     match peer.accepts.contains(encap) {
         true => Ok(()),
@@ -116,7 +119,7 @@ pub(super) fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
 ///
 /// A super-frame's segment size is not told; the largest that fits the tunnel is
 /// as good as the sender's, since a receiver sees a byte stream either way.
-#[inline]
+#[inline(always)]
 pub(super) fn restore_offload<'f, 'b>(
     tables: &Tables<'_>,
     opened: &Opened<'_>,
@@ -172,7 +175,7 @@ fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ip::Header) -> Result<(
 }
 
 /// The inner ECN field after decapsulation (RFC 6040 section 4.2, figure 4).
-#[inline]
+#[inline(always)]
 pub(super) fn merge_ecn<'f, 'b>(
     mut packet: Ip<'f, 'b, Admitted>,
     outer_tos: u8,

@@ -18,7 +18,7 @@ const OUTER_TTL: u8 = 64;
 pub(super) const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Rewrites the packet and says which port it leaves by.
-#[inline]
+#[inline(always)]
 pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit> {
     let hop = packet.state.hop;
     let carried = match hop.way {
@@ -48,6 +48,7 @@ pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit>
 }
 
 /// VXLAN encapsulation (RFC 7348): MAC addresses of the VTEPs, header, outer.
+#[inline(always)]
 fn encap_vxlan(
     mut packet: Ip<'_, '_, Ready<'_>>,
     hop: &Hop<'_>,
@@ -71,6 +72,7 @@ fn encap_vxlan(
 }
 
 /// IP in IP (RFC 2003, RFC 2473, RFC 4213): the packet itself, without Ethernet.
+#[inline(always)]
 fn encap_ipip(packet: Ip<'_, '_, Ready<'_>>, hop: &Hop<'_>, peer: &PeerEntry) -> Result<(), Exit> {
     let protocol = match packet.header.is_v6() {
         false => ip::IPV4,
@@ -85,6 +87,7 @@ fn encap_ipip(packet: Ip<'_, '_, Ready<'_>>, hop: &Hop<'_>, peer: &PeerEntry) ->
     Ok(())
 }
 
+#[inline(always)]
 fn outer<S>(packet: &Ip<'_, '_, S>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4) -> Outer {
     Outer {
         src: hop.network.local.address(),
@@ -97,6 +100,7 @@ fn outer<S>(packet: &Ip<'_, '_, S>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4
     }
 }
 
+#[inline(always)]
 fn rewrite_macs(
     packet: &mut Ip<'_, '_, Ready<'_>>,
     dst: MacAddr,
@@ -119,7 +123,7 @@ fn rewrite_macs(
 
 /// Finishes what the device left undone, for those who cannot. Of a super-frame
 /// whoever cuts it finishes each segment.
-#[inline]
+#[inline(always)]
 pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit> {
     let Checksum::Partial { start, offset } = packet.frame.checksum else {
         return Ok(());
@@ -137,7 +141,7 @@ pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit>
 }
 
 /// The outer source port, by the inner flow.
-#[inline]
+#[inline(always)]
 fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
     let [high, low, ..] = flow_hash(&packet.header, packet.payload()).to_be_bytes();
     FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
@@ -146,7 +150,7 @@ fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
 /// A hash of a flow, so that flows spread over paths and queues while each keeps
 /// its order. Fragments have no ports, so all of a packet's share the hash of
 /// addresses and protocol. `payload` is what the IP headers leave of the packet.
-#[inline]
+#[inline(always)]
 pub(super) fn flow_hash(header: &ip::Header, payload: &[u8]) -> u64 {
     let ports = match header.is_fragment() {
         true => None,

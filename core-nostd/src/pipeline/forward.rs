@@ -10,7 +10,7 @@ use crate::{Checksum, DropReason, PeerId, Segmentation};
 
 /// Checks that the packet may be forwarded: its TTL outlives this gateway
 /// (RFC 1812 section 5.3.1) and it fits the next hop (RFC 1191, RFC 8201).
-#[inline]
+#[inline(always)]
 pub(super) fn check<'f, 'b, 't>(
     mut packet: Ip<'f, 'b, Routed<'t>>,
 ) -> Result<Ip<'f, 'b, Ready<'t>>, Exit> {
@@ -26,7 +26,7 @@ pub(super) fn check<'f, 'b, 't>(
 }
 
 /// Checks that the packet fits its next hop.
-#[inline]
+#[inline(always)]
 pub(super) fn fits(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
     let mtu = packet.state.hop.mtu;
     match packet_len(packet)? <= u32::from(mtu) {
@@ -46,6 +46,7 @@ fn too_big(packet: &Ip<'_, '_, Routed<'_>>, mtu: u16) -> Exit {
 }
 
 /// Lets a packet through that this gateway made or checked before.
+#[inline(always)]
 pub(super) fn unchecked<'f, 'b, 't>(
     packet: Ip<'f, 'b, Routed<'t>>,
     age: bool,
@@ -56,6 +57,7 @@ pub(super) fn unchecked<'f, 'b, 't>(
 
 /// Refuses what the host sent and would come back to it, or what its kernel was
 /// to send to another node itself.
+#[inline(always)]
 pub(super) fn leaves_host(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
     match packet.state.hop.way {
         Way::Host => Err(DropReason::HostLoop.into()),
@@ -66,6 +68,7 @@ pub(super) fn leaves_host(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
 
 /// Refuses what came from another node and would go to another, unless both are
 /// transit peers, and always what would go back: no loops.
+#[inline(always)]
 pub(super) fn transits(
     packet: &Ip<'_, '_, Routed<'_>>,
     (from, peer): (PeerId, &PeerEntry),
@@ -85,7 +88,7 @@ pub(super) fn transits(
 }
 
 /// Length of the IP packet, or of the largest that a super-frame stands for.
-#[inline]
+#[inline(always)]
 fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
     let header = &packet.header;
     let total_len = u32::from(header.total_len);

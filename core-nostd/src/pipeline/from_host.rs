@@ -6,7 +6,7 @@ use super::{Context, Exit, deliver, forward, guard, local, parse, route};
 use crate::tables::entry::PortEntry;
 use crate::{DropReason, Fate, Frame};
 
-#[inline]
+#[inline(always)]
 pub(super) fn run(
     context: Context<'_, '_>,
     port: &PortEntry,

@@ -7,7 +7,7 @@ use crate::tables::entry::{PortEntry, PortRole};
 use crate::{Fate, Frame, NetworkId};
 
 /// `network_id` receives the packet's network as soon as it is known, for ICMP errors.
-#[inline]
+#[inline(always)]
 pub(super) fn run(
     context: Context<'_, '_>,
     port: &PortEntry,

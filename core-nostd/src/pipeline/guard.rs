@@ -11,6 +11,7 @@ use crate::wire::{arp, ethernet, ip, l4, nd};
 use crate::{DropReason, PeerId};
 
 /// Source guard: a pod has one MAC address.
+#[inline(always)]
 pub(super) fn source_mac(port: &PortEntry, ethernet: &ethernet::Header) -> Result<(), Exit> {
     match ethernet.src == port.mac {
         true => Ok(()),
@@ -20,6 +21,7 @@ pub(super) fn source_mac(port: &PortEntry, ethernet: &ethernet::Header) -> Resul
 
 /// Source guard for a pod's packet: its own or an allowed address, and no tunnel
 /// of its own making.
+#[inline(always)]
 pub(super) fn endpoint<'f, 'b>(
     tables: &Tables<'_>,
     (network, port): (&NetworkEntry, &PortEntry),
@@ -44,6 +46,7 @@ pub(super) fn endpoint<'f, 'b>(
 }
 
 /// Lets a packet of the host into the port's network.
+#[inline(always)]
 pub(super) fn host<'f, 'b>(
     port: &PortEntry,
     packet: Ip<'f, 'b, Parsed>,
@@ -59,6 +62,7 @@ pub(super) fn host<'f, 'b>(
 
 /// Lets only frames through that are addressed to the gateway, or to all where
 /// the network floods.
+#[inline(always)]
 pub(super) fn addressed(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
@@ -76,6 +80,7 @@ pub(super) fn addressed(
 
 /// Turns broadcast and multicast away from the router's path: to be copied where
 /// the network floods, dropped elsewhere.
+#[inline(always)]
 pub(super) fn floods(
     network: &NetworkEntry,
     packet: &Ip<'_, '_, Admitted>,
@@ -145,6 +150,7 @@ pub(super) fn discovery(
 
 /// Peer guard: the inner source must route back to the peer that the packet came
 /// from, or be one of its node addresses.
+#[inline(always)]
 pub(super) fn peer<'f, 'b>(
     tables: &Tables<'_>,
     opened: &decap::Opened<'_>,
@@ -167,16 +173,19 @@ pub(super) fn peer<'f, 'b>(
 
 /// Whether anybody but the gateway can have the address. A wide prefix (a pod
 /// that may send from anywhere, a default route to a peer) covers others, too.
+#[inline(always)]
 fn may_be_source(network: &NetworkEntry, address: IpAddr) -> bool {
     ip::is_host(address) && !network.gateways.has(address)
 }
 
+#[inline(always)]
 fn owns(port: &PortEntry, address: IpAddr) -> bool {
     port.addresses.has(address) || port.allowed.covers(address)
 }
 
 /// Whether the address is IPv6 and means something on one link only: fe80::/10
 /// or unspecified.
+#[inline(always)]
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => false,
@@ -185,6 +194,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// Refuses the questions of DHCP clients (RFC 2131 section 4.1, RFC 8415 section 7.2).
+#[inline(always)]
 fn not_dhcp(packet: &Ip<'_, '_, Parsed>) -> Result<(), Exit> {
     const SERVERS: [u16; 2] = [67, 547];
     let without_address = match packet.src() {
@@ -203,6 +213,7 @@ fn not_dhcp(packet: &Ip<'_, '_, Parsed>) -> Result<(), Exit> {
 
 /// Whether the packet looks like a tunnel packet to a node that gets it. The
 /// first fragment has the ports; without it the others are never reassembled.
+#[inline(always)]
 fn is_tunnel<S>(tables: &Tables<'_>, packet: &Ip<'_, '_, S>) -> bool {
     match packet.header.protocol {
         ip::IPV4 | ip::IPV6 => true,

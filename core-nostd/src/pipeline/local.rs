@@ -97,7 +97,7 @@ fn forget_offload(frame: &mut Frame<'_>) {
 }
 
 /// Reads what stays on the link.
-#[inline]
+#[inline(always)]
 pub(super) fn discovery(packet: &Ip<'_, '_, Parsed>) -> Result<Option<Discovery>, Exit> {
     let Some(message_type) = packet.icmpv6_type() else {
         return Ok(None);
@@ -209,7 +209,7 @@ pub(super) fn write_discovery<'f>(
 }
 
 /// Whether the packet is for one of the gateway's own addresses.
-#[inline]
+#[inline(always)]
 pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitted>) -> bool {
     network.gateways.has(packet.dst())
 }

@@ -153,7 +153,7 @@ impl DropReason {
 }
 
 /// Takes one frame from its port to its fate, or to an exit in a network.
-#[inline]
+#[inline(always)]
 pub(crate) fn run(
     context: Context<'_, '_>,
     frame: &mut Frame<'_>,

@@ -11,7 +11,7 @@ pub(super) enum Kind<'f, 'b> {
 }
 
 /// Parses a frame from a pod or the host.
-#[inline]
+#[inline(always)]
 pub(super) fn frame<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Kind<'f, 'b>, Exit> {
     let (ethernet, payload) =
         ethernet::Header::parse(frame.bytes()).ok_or(DropReason::FrameTruncated)?;
@@ -28,7 +28,7 @@ pub(super) fn frame<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Kind<'f, 'b>, Ex
 
 /// Parses the IP packet behind an Ethernet header that announces one, and cuts
 /// off the padding that Ethernet may have added.
-#[inline]
+#[inline(always)]
 pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>, Exit> {
     let (ethernet, packet) =
         ethernet::Header::parse(frame.bytes()).ok_or(DropReason::FrameTruncated)?;
@@ -68,6 +68,7 @@ fn refuse_v6(error: ipv6::Error) -> DropReason {
 /// the guards look at, the IP header and the ports: whoever finishes it later
 /// would write a source address or a tunnel's port that nobody has checked. A
 /// pod with CAP_NET_RAW can mark any place (PACKET_VNET_HDR).
+#[inline(always)]
 fn check_checksum_mark(frame: &Frame<'_>, header: &ip::Header) -> Result<(), Exit> {
     let Checksum::Partial { start, offset } = frame.checksum else {
         return Ok(());

@@ -40,7 +40,7 @@ pub(super) enum Tunnel {
 }
 
 /// Looks the destination up.
-#[inline]
+#[inline(always)]
 pub(super) fn lookup<'f, 'b, 't>(
     context: Context<'t, '_>,
     packet: Ip<'f, 'b, Admitted>,
@@ -63,6 +63,7 @@ pub(super) fn lookup<'f, 'b, 't>(
     Ok(packet.with(Routed { hop }))
 }
 
+#[inline(always)]
 pub(super) fn local<'t>(
     network: &'t NetworkEntry,
     port_id: PortId,
@@ -78,6 +79,7 @@ pub(super) fn local<'t>(
     }
 }
 
+#[inline(always)]
 fn host<'t>(
     context: Context<'t, '_>,
     network: &'t NetworkEntry,
@@ -92,7 +94,7 @@ fn host<'t>(
 }
 
 /// The hop to another node.
-#[inline]
+#[inline(always)]
 pub(super) fn to_peer<'t>(
     context: Context<'t, '_>,
     network: &'t NetworkEntry,
@@ -127,6 +129,7 @@ pub(super) fn to_peer<'t>(
 }
 
 /// Bytes that a tunnel adds to an IP packet.
+#[inline(always)]
 fn overhead(way: &Way<'_>) -> u16 {
     match way {
         Way::Tunnel(_, peer, tunnel) => tunnel.overhead(peer.underlay.address().is_ipv6()),

@@ -168,7 +168,7 @@ pub fn is_group(address: IpAddr) -> bool {
 
 /// Lowers TTL or hop limit of the header at the front of `bytes` by one; the
 /// IPv4 checksum is updated (RFC 1624). 0 and a truncated header are left alone.
-#[inline]
+#[inline(always)]
 pub fn decrement_ttl(bytes: &mut [u8]) {
     match bytes {
         [first, ..] if *first >> 4 == 4 => ipv4::decrement_ttl(bytes),

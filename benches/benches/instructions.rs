@@ -1,0 +1,60 @@
+//! Instructions that a packet takes on its way through the core, counted under
+//! valgrind: 64-byte frames in batches of 64, 10,000 routes, 256 peers. They
+//! repeat exactly, so that a change of them is a change of the code.
+#![allow(missing_docs, reason = "the macros make undocumented items")]
+
+use std::hint::black_box;
+
+use culvert_benches::scene::{self, Frames};
+use culvert_core::channel::Encap;
+use culvert_core::{Appliance, Fate};
+use gungraun::prelude::*;
+
+const ROUTES: u32 = 10_000;
+
+struct Case {
+    storage: Box<Appliance>,
+    frames: Frames,
+    slots: Vec<u8>,
+}
+
+fn case(frames: Frames, encap: Encap) -> Case {
+    Case {
+        storage: scene::storage(ROUTES, encap),
+        slots: frames.slots(),
+        frames,
+    }
+}
+
+fn encap(by: Encap) -> Case {
+    case(scene::from_pod(ROUTES), by)
+}
+
+fn decap(by: Encap) -> Case {
+    case(scene::from_tunnel(ROUTES, by), by)
+}
+
+fn run(mut case: Case) -> bool {
+    let mut gateway = case.storage.gateway();
+    let mut packets = case.frames.packets(&mut case.slots);
+    scene::process(&mut gateway, case.frames.ingress, black_box(&mut packets));
+    let forwarded = |fate| matches!(fate, Fate::Forward(_));
+    packets.iter().all(|packet| forwarded(packet.fate))
+}
+
+#[library_benchmark]
+#[bench::encap_vxlan(encap(Encap::Vxlan))]
+#[bench::encap_ipip(encap(Encap::Ipip))]
+#[bench::decap_vxlan(decap(Encap::Vxlan))]
+#[bench::decap_ipip(decap(Encap::Ipip))]
+fn batch(case: Case) {
+    assert!(run(case));
+}
+
+library_benchmark_group!(name = pipeline; benchmarks = batch);
+main!(
+    config = LibraryBenchmarkConfig::default().tool(
+        Callgrind::default().entry_point(EntryPoint::Custom("*::scene::process".to_owned()))
+    );
+    library_benchmark_groups = pipeline
+);
