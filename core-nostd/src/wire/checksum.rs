@@ -5,20 +5,25 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Ones' complement sum of the bytes as big-endian 16-bit words, an odd last
 /// byte padded with zero; not folded, so that sums can be added.
 pub fn sum(bytes: &[u8]) -> u64 {
-    let (quads, rest) = bytes.as_chunks::<4>();
-    let mut total = 0u64;
-    for quad in quads {
-        // 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two halves.
-        total += u64::from(u32::from_be_bytes(*quad));
-    }
-    match *rest {
-        [a] => total + u64::from(u16::from_be_bytes([a, 0])),
-        [a, b] => total + u64::from(u16::from_be_bytes([a, b])),
-        [a, b, c] => {
-            total + u64::from(u16::from_be_bytes([a, b])) + u64::from(u16::from_be_bytes([c, 0]))
+    // The sum does not depend on the byte order in which it is made (RFC 1071
+    // section 2 B), and 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two
+    // halves. Lanes of their own are what a compiler makes vector code of.
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let mut lanes = [0u64; 8];
+    for block in blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
         }
-        _ => total,
     }
+    let (words, rest) = rest.as_chunks::<4>();
+    let words = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
+    let mut last = [0; 4];
+    for (padded, byte) in last.iter_mut().zip(rest) {
+        *padded = *byte;
+    }
+    let total = lanes.iter().sum::<u64>() + words.sum::<u64>();
+    let total = total + u64::from(u32::from_ne_bytes(last));
+    u64::from(u16::from_be(fold(total)))
 }
 
 /// Folds a sum to 16 bits with end-around carry.
@@ -78,6 +83,38 @@ mod tests {
         );
         assert_eq!(fold(sum(&bytes[..5])), fold(0x0001 + 0xf203 + 0xf400));
         assert_eq!(fold(sum(&bytes[..6])), fold(0x0001 + 0xf203 + 0xf4f5));
+    }
+
+    /// Word by word, as the RFC defines it.
+    fn naive(bytes: &[u8]) -> u64 {
+        let word = |pair: &[u8]| u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
+        bytes.chunks(2).map(|pair| u64::from(word(pair))).sum()
+    }
+
+    #[test]
+    fn every_length_and_alignment_sums_as_word_by_word() {
+        let mut bytes = [0u8; 200];
+        let mut state = 1u32;
+        for byte in &mut bytes {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = state.to_be_bytes()[0];
+        }
+        // All ones carry the most, all zero must stay zero.
+        for bytes in [bytes, [0xff; 200], [0; 200]] {
+            for at in 0..64 {
+                for len in 0..=130 {
+                    let part = &bytes[at..][..len];
+                    assert_eq!(fold(sum(part)), fold(naive(part)), "{len} bytes at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_frame_does_not_overflow_a_lane() {
+        let bytes = [0xff; 65_535];
+        assert_eq!(fold(sum(&bytes)), fold(naive(&bytes)));
+        assert_eq!(fold(sum(&bytes[1..])), 0xffff);
     }
 
     #[test]
