@@ -236,6 +236,35 @@ impl<'b> Frame<'b> {
         self.neighbor = None;
     }
 
+    /// Free bytes behind the frame, as far as it may grow.
+    pub fn tailroom(&self) -> usize {
+        (self.buffer.len() - self.end).min(usize::from(u16::MAX).saturating_sub(self.len()))
+    }
+
+    /// Appends `bytes` to the frame. `None`, and no change, when they are more
+    /// than the [tailroom](Frame::tailroom).
+    pub fn push_back(&mut self, bytes: &[u8]) -> Option<()> {
+        if bytes.len() > self.tailroom() {
+            return None;
+        }
+        let end = self.end + bytes.len();
+        self.buffer.get_mut(self.end..end)?.copy_from_slice(bytes);
+        self.end = end;
+        Some(())
+    }
+
+    /// Copies the frame into another buffer, behind [`Frame::HEADROOM`] free
+    /// bytes, and lives there from now on. `None`, and no change, when it does not fit.
+    pub fn move_to(&mut self, buffer: &'b mut [u8]) -> Option<()> {
+        let end = Frame::HEADROOM.checked_add(self.len())?;
+        let place = buffer.get_mut(Frame::HEADROOM..end)?;
+        place.copy_from_slice(self.bytes());
+        self.buffer = buffer;
+        self.start = Frame::HEADROOM;
+        self.end = end;
+        Some(())
+    }
+
     /// Makes the frame `len` bytes long from its present start; used for frames
     /// that the gateway writes itself. `None`, and no change, when the buffer is
     /// too small.
@@ -299,5 +328,33 @@ mod tests {
         assert_eq!(frame.pop_front(29), None);
         frame.truncate(usize::MAX);
         assert_eq!(frame.len(), 28);
+    }
+
+    #[test]
+    fn a_frame_grows_at_its_end_and_moves_with_its_bytes() {
+        let mut large = [0xa5; Frame::HEADROOM + 8];
+        let mut buffer = [0; 8];
+        let mut frame = Frame::new(&mut buffer, 2, 4).unwrap();
+        assert_eq!(frame.push_back(&[1, 2, 3]), None);
+        assert_eq!((frame.len(), frame.tailroom()), (4, 2));
+        frame.push_back(&[1, 2]).unwrap();
+        assert_eq!(frame.bytes(), [0, 0, 0, 0, 1, 2]);
+        frame.move_to(&mut large).unwrap();
+        assert_eq!((frame.headroom(), frame.tailroom()), (Frame::HEADROOM, 2));
+        frame.push_back(&[3]).unwrap();
+        assert_eq!(frame.bytes(), [0, 0, 0, 0, 1, 2, 3]);
+        let mut small = [0; Frame::HEADROOM + 6];
+        assert_eq!(frame.move_to(&mut small), None);
+        assert_eq!(frame.len(), 7);
+    }
+
+    #[test]
+    fn a_frame_never_exceeds_65535_bytes() {
+        let mut buffer = [0; 65_540];
+        let mut frame = Frame::new(&mut buffer, 2, 65_530).unwrap();
+        assert_eq!(frame.tailroom(), 5);
+        assert_eq!(frame.push_back(&[0; 6]), None);
+        frame.push_back(&[0; 5]).unwrap();
+        assert_eq!((frame.len(), frame.tailroom()), (65_535, 0));
     }
 }
