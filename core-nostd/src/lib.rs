@@ -9,6 +9,7 @@
 //! - [`Gateway`] is the datapath; it borrows a [`Storage`] whose capacities are
 //!   const generics ([`Tiny`], [`Appliance`], [`Host`]).
 //! - [`Frame`] is bytes with headroom and the offload state that the device gave.
+//! - [`offload`] cuts super-frames into segments.
 //! - [`channel`] is the control channel; its operations are the only way to change a table.
 //!
 //! # Example
@@ -89,6 +90,7 @@ mod fate;
 mod frame;
 mod gateway;
 mod neighbors;
+pub mod offload;
 mod pipeline;
 mod tables;
 pub mod wire;

@@ -16,7 +16,9 @@ pub fn sum(bytes: &[u8]) -> u64 {
         }
     }
     let (words, rest) = rest.as_chunks::<4>();
-    let words = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
+    let words = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)));
     let mut last = [0; 4];
     for (padded, byte) in last.iter_mut().zip(rest) {
         *padded = *byte;

@@ -191,6 +191,15 @@ pub fn set_addresses_and_ttl(bytes: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, ttl
     replace_word(h, 8, [ttl, h[9]]);
 }
 
+/// Sets total length and identification of the header at the front of `bytes` and
+/// updates its checksum. A truncated header is left alone.
+pub fn set_length_and_ident(bytes: &mut [u8], total_len: u16, ident: u16) {
+    if let Some(h) = bytes.first_chunk_mut::<HEADER_LEN>() {
+        replace_word(h, 2, total_len.to_be_bytes());
+        replace_word(h, 4, ident.to_be_bytes());
+    }
+}
+
 /// Replaces the 16-bit word at an even offset and updates the header checksum.
 fn replace_word(h: &mut [u8; HEADER_LEN], at: usize, new: [u8; 2]) {
     let checksum = u16::from_be_bytes([h[10], h[11]]);

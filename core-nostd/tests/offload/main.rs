@@ -1,0 +1,6 @@
+//! Segmentation and coalescing through the public interface.
+
+#![allow(unreachable_pub, reason = "shared by this crate's modules")]
+
+mod build;
+mod cut;
