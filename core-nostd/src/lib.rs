@@ -9,7 +9,7 @@
 //! - [`Gateway`] is the datapath; it borrows a [`Storage`] whose capacities are
 //!   const generics ([`Tiny`], [`Appliance`], [`Host`]).
 //! - [`Frame`] is bytes with headroom and the offload state that the device gave.
-//! - [`offload`] cuts super-frames into segments.
+//! - [`offload`] cuts super-frames into segments and joins segments into super-frames.
 //! - [`channel`] is the control channel; its operations are the only way to change a table.
 //!
 //! # Example

@@ -16,6 +16,7 @@ pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
 pub(super) const PSH: u8 = 0x08;
+pub(super) const ACK: u8 = 0x10;
 pub(super) const URG: u8 = 0x20;
 pub(super) const CWR: u8 = 0x80;
 
@@ -93,6 +94,14 @@ impl Ip {
         })
     }
 
+    /// Offset of the addresses, which reach to `payload` or the IPv4 options.
+    pub(super) fn addresses(&self) -> core::ops::Range<usize> {
+        match self.ident {
+            Some(_) => self.at + 12..self.at + 20,
+            None => self.at + 8..self.at + IPV6_HEADER_LEN,
+        }
+    }
+
     /// The pseudo-header's sum for an upper layer of `len` bytes.
     pub(super) fn pseudo_header(&self, len: u16) -> u64 {
         self.pseudo + u64::from(len)
@@ -113,6 +122,34 @@ impl Ip {
             }
         }
         Some(())
+    }
+
+    /// Whether `other` belongs to a packet like this one's `index`-th: only
+    /// lengths and the checksum differ.
+    pub(super) fn is_continued_by(
+        &self,
+        ours: &[u8],
+        other: &Ip,
+        theirs: &[u8],
+        index: u16,
+    ) -> bool {
+        let same = |range: core::ops::Range<usize>| {
+            let ours = ours.get(self.at + range.start..self.at + range.end);
+            ours.is_some() && ours == theirs.get(other.at + range.start..other.at + range.end)
+        };
+        let len = self.payload - self.at;
+        if other.payload - other.at != len {
+            return false;
+        }
+        match (self.ident, other.ident) {
+            // Version, header length, TOS; fragmentation, TTL, protocol; addresses, options.
+            (Some(first), Some(ident)) => {
+                ident == first.wrapping_add(index) && same(0..2) && same(6..10) && same(12..len)
+            }
+            // Version, traffic class, flow label; next header, hop limit, addresses.
+            (None, None) => same(0..4) && same(6..len),
+            _ => false,
+        }
     }
 }
 
@@ -181,6 +218,25 @@ impl Headers {
     pub(super) fn transport_len(&self) -> u16 {
         // Both lie within an IP packet.
         u16::try_from(self.ip.end - self.ip.payload).unwrap_or(u16::MAX)
+    }
+
+    /// Whether the transport header of `other` is like this one: ports, and all of
+    /// TCP's but sequence number, flags and checksum.
+    pub(super) fn is_like(&self, ours: &[u8], other: &Headers, theirs: &[u8]) -> bool {
+        let ours = ours.get(self.ip.payload..self.payload);
+        let theirs = theirs.get(other.ip.payload..other.payload);
+        let (Some(ours), Some(theirs)) = (ours, theirs) else {
+            return false;
+        };
+        let same = |range: core::ops::Range<usize>| ours.get(range.clone()) == theirs.get(range);
+        ours.len() == theirs.len()
+            && match self.transport {
+                // Acknowledgment, data offset; window; urgent pointer, options.
+                Transport::Tcp { .. } => {
+                    same(0..4) && same(8..13) && same(14..16) && same(18..ours.len())
+                }
+                Transport::Udp => same(0..4),
+            }
     }
 
     /// Whether the checksum verifies.

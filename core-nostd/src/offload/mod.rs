@@ -1,11 +1,16 @@
 //! Segmentation offload in software: [`Segments`] cuts a super-frame into the
-//! packets that it stands for, from what a [`Frame`] knows of itself and from where
-//! its IP headers are ([`Layout`]). IPv6 packets must have TCP or UDP directly behind the fixed
+//! packets that it stands for, [`coalesce`] joins consecutive packets of a flow
+//! into a super-frame. Each undoes the other exactly.
+//!
+//! Both work from what a [`Frame`] knows of itself and from where its IP headers
+//! are ([`Layout`]). IPv6 packets must have TCP or UDP directly behind the fixed
 //! header.
 
 mod headers;
+mod join;
 mod segment;
 
+pub use join::{Accepts, MAX_DATAGRAMS, Target, coalesce};
 pub use segment::{MAX_SEGMENTS, SegmentError, Segments};
 
 use crate::wire::l4;

@@ -2,5 +2,7 @@
 
 #![allow(unreachable_pub, reason = "shared by this crate's modules")]
 
+mod any;
 mod build;
 mod cut;
+mod join;
