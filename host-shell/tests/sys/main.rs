@@ -4,6 +4,7 @@
 mod lab;
 mod netlink;
 mod netns;
+mod offload;
 mod packets;
 mod tap;
 mod udp;
