@@ -197,15 +197,8 @@ impl Flow {
         spares: &mut dyn Iterator<Item = &'b mut [u8]>,
     ) -> Option<bool> {
         let payload = frame.bytes().get(headers.payload..headers.ip.end)?;
-        let limit = match self.headers.transport {
-            Transport::Tcp { .. } => MAX_SEGMENTS,
-            Transport::Udp => MAX_DATAGRAMS,
-        };
-        let len = head.len() - self.headers.ip.at + payload.len();
         if payload.is_empty()
             || payload.len() > usize::from(self.size)
-            || self.count >= limit
-            || len > usize::from(u16::MAX)
             || !is_joinable(frame, headers)
             || !self.is_continued_by(head, frame, headers)
         {
@@ -221,6 +214,10 @@ impl Flow {
         head.push_back(payload)?;
         self.count += 1;
         self.push = matches!(headers.transport, Transport::Tcp { flags, .. } if flags & PSH != 0);
+        let limit = match self.headers.transport {
+            Transport::Tcp { .. } => MAX_SEGMENTS,
+            Transport::Udp => MAX_DATAGRAMS,
+        };
         Some(!self.push && payload.len() == usize::from(self.size) && self.count < limit)
     }
 

@@ -385,10 +385,36 @@ fn vxlan_at_an_odd_offset_gets_a_right_outer_checksum() {
         start: 85,
         offset: 16,
     };
-    let got = cut_bytes(&bytes, layout, partial, flow.mark(1000)).unwrap();
-    assert_eq!(got.len(), 3);
+    let got = cut_bytes(&bytes, layout, partial, flow.mark(999)).unwrap();
+    assert_eq!(got.len(), 4);
     for segment in got {
         check_with_smoltcp(&segment, 14);
         check_with_smoltcp(&segment, 65);
+    }
+}
+
+#[test]
+fn an_outer_udp_checksum_is_never_zero_by_chance() {
+    for outer_v6 in [false, true] {
+        let flow = Flow {
+            place: Place::Vxlan {
+                outer_v6,
+                checksum: true,
+            },
+            ..Flow::plain(false, true)
+        };
+        let payload = bytes(8, 3000);
+        let mut super_frame = flow.unfinished(&payload);
+        let udp = 14 + if outer_v6 { 40 } else { 20 };
+        let word = |bytes: &[u8], at| u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        // The source port that takes the first segment's sum to all ones.
+        let first = &flow.segments(&payload, 1000)[0];
+        let port = word(first, udp) + word(first, udp + 6);
+        let port = u16::try_from(if port > 0xffff { port - 0xffff } else { port }).unwrap();
+        super_frame[udp..udp + 2].copy_from_slice(&port.to_be_bytes());
+        let got = cut_bytes(&super_frame, flow.layout(), flow.partial(), flow.mark(1000));
+        let first = &got.unwrap()[0];
+        assert_eq!(word(first, udp + 6), 0xffff);
+        check_with_smoltcp(first, 14);
     }
 }
