@@ -4,6 +4,8 @@
 //!   through the core, beside the same job written with etherparse and prefix-trie.
 //! - `cargo bench -p culvert-benches --bench instructions` counts its instructions
 //!   under valgrind; `ci/instructions` compares them with the recorded ones.
+//! - `cargo bench -p culvert-benches --bench offload` times segmentation in software
+//!   beside a copy of the bytes.
 //!
 //! Rates between nodes, beside the kernel's, come from `ci/demo`.
 

@@ -1,7 +1,8 @@
 //! The headers of a packet that is cut or joined: where they are, and what
 //! changes in them from segment to segment.
 
-use crate::wire::ipv4::{self, TCP, UDP};
+use crate::wire::ip::{TCP, UDP};
+use crate::wire::ipv4;
 use crate::wire::{checksum, l4};
 
 /// Length of the IPv6 header without extensions in bytes (RFC 8200 section 3).

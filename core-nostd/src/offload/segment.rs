@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::Layout;
 use super::headers::{CWR, FIN, HeaderError, Headers, Ip, PSH, RST, SYN, Transport, URG, get, set};
-use crate::wire::ipv4::{IPIP, IPV6_IN_IP, UDP};
+use crate::wire::ip::{IPV4, IPV6, UDP};
 use crate::wire::{checksum, l4};
 use crate::{Checksum, Frame, Segmentation};
 
@@ -258,8 +258,8 @@ impl Outer {
                     len && ip.payload + udp_header <= inner.ip.at,
                 )
             }
-            IPIP => (None, ip.payload == inner.ip.at && inner.ip.ident.is_some()),
-            IPV6_IN_IP => (None, ip.payload == inner.ip.at && inner.ip.ident.is_none()),
+            IPV4 => (None, ip.payload == inner.ip.at && inner.ip.ident.is_some()),
+            IPV6 => (None, ip.payload == inner.ip.at && inner.ip.ident.is_none()),
             _ => return Err(SegmentError::Outer),
         };
         if !encloses || ip.end != inner.ip.end {
