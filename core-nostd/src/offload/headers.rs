@@ -1,12 +1,7 @@
 //! The headers of a packet that is cut or joined: where they are, and what
 //! changes in them from segment to segment.
 
-use crate::wire::ip::{TCP, UDP};
-use crate::wire::ipv4;
-use crate::wire::{checksum, l4};
-
-/// Length of the IPv6 header without extensions in bytes (RFC 8200 section 3).
-const IPV6_HEADER_LEN: usize = 40;
+use crate::wire::{checksum, ip, ipv4, ipv6, l4};
 
 /// Where the TCP header has the sequence number, in bytes (RFC 9293 section 3.1).
 const TCP_SEQUENCE: usize = 4;
@@ -28,7 +23,7 @@ pub(super) enum HeaderError {
     NotIp,
     /// A fragment.
     Fragment,
-    /// Neither TCP nor UDP directly behind the IP header.
+    /// Neither TCP nor UDP, or source routed.
     Protocol,
     /// The TCP header or UDP header is truncated or has an impossible length.
     Transport,
@@ -55,43 +50,25 @@ impl Ip {
     /// The header at `at` of a frame, whose packet lies within it.
     pub(super) fn parse(frame: &[u8], at: usize) -> Result<Ip, HeaderError> {
         let packet = frame.get(at..).unwrap_or_default();
-        match packet.first().map(|first| first >> 4) {
-            Some(4) => Ip::parse_v4(packet, at),
-            Some(6) => Ip::parse_v6(packet, at),
-            _ => Err(HeaderError::NotIp),
-        }
-    }
-
-    fn parse_v4(packet: &[u8], at: usize) -> Result<Ip, HeaderError> {
-        let header = ipv4::Header::parse(packet).map_err(|_| HeaderError::NotIp)?;
+        let header = ip::Header::parse(packet).map_err(|_| HeaderError::NotIp)?;
         if header.is_fragment() {
             return Err(HeaderError::Fragment);
         }
+        // The last destination, which the pseudo-header has, is among the options.
+        if header.source_routed {
+            return Err(HeaderError::Protocol);
+        }
+        let ident = match header.is_v6() {
+            true => None,
+            false => get(packet, 4).map(u16::from_be_bytes),
+        };
         Ok(Ip {
             at,
             payload: at + usize::from(header.header_len),
             end: at + usize::from(header.total_len),
             protocol: header.protocol,
-            ident: Some(header.ident),
-            pseudo: checksum::pseudo_header_v4(header.src, header.dst, header.protocol, 0),
-        })
-    }
-
-    fn parse_v6(packet: &[u8], at: usize) -> Result<Ip, HeaderError> {
-        let header = packet.first_chunk::<IPV6_HEADER_LEN>();
-        let header = header.ok_or(HeaderError::NotIp)?;
-        let [_, _, _, _, high, low, protocol, _, addresses @ ..] = header;
-        let len = IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([*high, *low]));
-        if len > packet.len() {
-            return Err(HeaderError::NotIp);
-        }
-        Ok(Ip {
-            at,
-            payload: at + IPV6_HEADER_LEN,
-            end: at + len,
-            protocol: *protocol,
-            ident: None,
-            pseudo: checksum::sum(addresses) + u64::from(*protocol),
+            ident,
+            pseudo: checksum::pseudo_header(header.src, header.dst, header.protocol, 0),
         })
     }
 
@@ -99,7 +76,7 @@ impl Ip {
     pub(super) fn addresses(&self) -> core::ops::Range<usize> {
         match self.ident {
             Some(_) => self.at + 12..self.at + 20,
-            None => self.at + 8..self.at + IPV6_HEADER_LEN,
+            None => self.at + 8..self.at + ipv6::HEADER_LEN,
         }
     }
 
@@ -118,7 +95,7 @@ impl Ip {
                 ipv4::set_length_and_ident(packet, len, ident.wrapping_add(index));
             }
             None => {
-                let len = end.checked_sub(self.at + IPV6_HEADER_LEN)?;
+                let len = end.checked_sub(self.at + ipv6::HEADER_LEN)?;
                 set(packet, 4, u16::try_from(len).ok()?.to_be_bytes())?;
             }
         }
@@ -147,7 +124,7 @@ impl Ip {
             (Some(first), Some(ident)) => {
                 ident == first.wrapping_add(index) && same(0..2) && same(6..10) && same(12..len)
             }
-            // Version, traffic class, flow label; next header, hop limit, addresses.
+            // Version, traffic class, flow label; next header, hop limit, addresses, extensions.
             (None, None) => same(0..4) && same(6..len),
             _ => false,
         }
@@ -176,7 +153,7 @@ impl Headers {
         let ip = Ip::parse(frame, at)?;
         let packet = frame.get(ip.payload..ip.end).ok_or(HeaderError::NotIp)?;
         let (transport, len) = match ip.protocol {
-            TCP => {
+            ip::TCP => {
                 let len = l4::tcp_header_len(packet).ok_or(HeaderError::Transport)?;
                 let sequence = get(packet, TCP_SEQUENCE).map(u32::from_be_bytes);
                 let flags = packet.get(TCP_FLAGS).copied();
@@ -185,7 +162,7 @@ impl Headers {
                 };
                 (Transport::Tcp { sequence, flags }, len)
             }
-            UDP => {
+            ip::UDP => {
                 let len = get(packet, UDP_LEN).map(u16::from_be_bytes);
                 if packet.len() < usize::from(l4::UDP_HEADER_LEN)
                     || len.map(usize::from) != Some(packet.len())

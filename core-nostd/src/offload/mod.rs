@@ -3,8 +3,7 @@
 //! into a super-frame. Each undoes the other exactly.
 //!
 //! Both work from what a [`Frame`] knows of itself and from where its IP headers
-//! are ([`Layout`]). IPv6 packets must have TCP or UDP directly behind the fixed
-//! header.
+//! are ([`Layout`]). IPv6 extension headers are copied from segment to segment.
 
 mod headers;
 mod join;

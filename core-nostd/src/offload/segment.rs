@@ -4,8 +4,7 @@ use core::fmt;
 
 use super::Layout;
 use super::headers::{CWR, FIN, HeaderError, Headers, Ip, PSH, RST, SYN, Transport, URG, get, set};
-use crate::wire::ip::{IPV4, IPV6, UDP};
-use crate::wire::{checksum, l4};
+use crate::wire::{checksum, ip, l4};
 use crate::{Checksum, Frame, Segmentation};
 
 /// Segments that a super-frame has at most: 64 KB of eight bytes each, the least
@@ -23,8 +22,7 @@ pub enum SegmentError {
     NotIp,
     /// The packet is a fragment.
     Fragment,
-    /// The packet is not of the marked kind, or TCP or UDP is not directly behind
-    /// the fixed IPv6 header.
+    /// The packet is not of the marked kind, or it is source routed.
     Kind,
     /// The TCP or UDP header is truncated or has an impossible length.
     Transport,
@@ -246,26 +244,32 @@ impl Outer {
     fn parse(frame: &[u8], at: usize, inner: &Headers) -> Result<Outer, SegmentError> {
         const UDP_LEN: usize = 4;
         const UDP_CHECKSUM: usize = 6;
-        let ip = Ip::parse(frame, at).map_err(|_| SegmentError::Outer)?;
+        let outer = Ip::parse(frame, at).map_err(|_| SegmentError::Outer)?;
         let udp_header = usize::from(l4::UDP_HEADER_LEN);
-        let field = |offset| get(frame, ip.payload + offset).map(u16::from_be_bytes);
-        let (udp, encloses) = match ip.protocol {
-            UDP => {
-                let len = field(UDP_LEN).map(usize::from) == Some(ip.end - ip.payload);
+        let field = |offset| get(frame, outer.payload + offset).map(u16::from_be_bytes);
+        let (udp, encloses) = match outer.protocol {
+            ip::UDP => {
+                let len = field(UDP_LEN).map(usize::from) == Some(outer.end - outer.payload);
                 let has_checksum = field(UDP_CHECKSUM).is_some_and(|sum| sum != 0);
                 (
                     Some(has_checksum),
-                    len && ip.payload + udp_header <= inner.ip.at,
+                    len && outer.payload + udp_header <= inner.ip.at,
                 )
             }
-            IPV4 => (None, ip.payload == inner.ip.at && inner.ip.ident.is_some()),
-            IPV6 => (None, ip.payload == inner.ip.at && inner.ip.ident.is_none()),
+            ip::IPV4 => (
+                None,
+                outer.payload == inner.ip.at && inner.ip.ident.is_some(),
+            ),
+            ip::IPV6 => (
+                None,
+                outer.payload == inner.ip.at && inner.ip.ident.is_none(),
+            ),
             _ => return Err(SegmentError::Outer),
         };
-        if !encloses || ip.end != inner.ip.end {
+        if !encloses || outer.end != inner.ip.end {
             return Err(SegmentError::Outer);
         }
-        Ok(Outer { ip, udp })
+        Ok(Outer { ip: outer, udp })
     }
 
     /// Makes the copied outer headers those of a segment, which `out` is. Its

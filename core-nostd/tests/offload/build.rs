@@ -57,6 +57,8 @@ pub struct Flow {
     pub df: bool,
     pub flow_label: u32,
     pub ip_options: usize,
+    /// Whether IPv6 has destination options.
+    pub extension: bool,
     pub tcp_options: usize,
     pub sequence: u32,
     pub window: u16,
@@ -80,6 +82,7 @@ impl Flow {
             df: true,
             flow_label: 0,
             ip_options: 0,
+            extension: false,
             tcp_options: 12,
             sequence: 1000,
             window: 512,
@@ -110,7 +113,12 @@ impl Flow {
 
     /// Offset of the TCP or UDP header.
     pub fn transport(&self) -> usize {
-        usize::from(self.layout().inner) + if self.v6 { 40 } else { 20 + self.ip_options }
+        let ip = match (self.v6, self.extension) {
+            (false, _) => 20 + self.ip_options,
+            (true, false) => 40,
+            (true, true) => 48,
+        };
+        usize::from(self.layout().inner) + ip
     }
 
     /// Offset of the payload.
@@ -149,7 +157,13 @@ impl Flow {
                 destination: [0xfc; 16],
                 ..Default::default()
             };
-            return IpHeaders::Ipv6(header, Default::default());
+            let mut extensions = Ipv6Extensions::default();
+            if self.extension {
+                // One option that pads.
+                let options = Ipv6RawExtHeader::new_raw(IpNumber(0), &[1, 4, 0, 0, 0, 0]);
+                extensions.destination_options = Some(options.unwrap());
+            }
+            return IpHeaders::Ipv6(header, extensions);
         }
         let header = Ipv4Header {
             dscp: IpDscp::try_new(self.tos >> 2).unwrap(),
@@ -206,6 +220,7 @@ impl Flow {
                 ident: self.outer_ident,
                 number: 200,
                 ip_options: 0,
+                extension: false,
                 ..self.clone()
             };
             outer.ip_header(index)

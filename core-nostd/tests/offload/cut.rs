@@ -53,13 +53,14 @@ fn check_with_smoltcp(bytes: &[u8], at: usize) -> Vec<u8> {
     } else {
         let ip = Ipv6Packet::new_checked(packet).unwrap();
         assert_eq!(ip.total_len(), packet.len());
-        let payload = ip.payload().to_vec();
-        (
-            IpAddress::from(ip.src_addr()),
-            ip.dst_addr().into(),
-            ip.next_header(),
-            payload,
-        )
+        let (src, dst) = (IpAddress::from(ip.src_addr()), ip.dst_addr().into());
+        match ip.next_header() {
+            IpProtocol::Ipv6Opts => {
+                let (options, payload) = ip.payload().split_at(8);
+                (src, dst, options[0].into(), payload.to_vec())
+            }
+            next => (src, dst, next, ip.payload().to_vec()),
+        }
     };
     match protocol {
         IpProtocol::Tcp => {
@@ -80,7 +81,7 @@ fn check_with_smoltcp(bytes: &[u8], at: usize) -> Vec<u8> {
 prop_compose! {
     pub(crate) fn any_flow()(
         place in prop::sample::select(&PLACES[..]),
-        (v6, tcp, df) in any::<(bool, bool, bool)>(),
+        (v6, tcp, df, extension) in any::<(bool, bool, bool, bool)>(),
         (tos, ttl, ident, outer_ident) in any::<(u8, u8, u16, u16)>(),
         flow_label in 0u32..1 << 20,
         (ip_options, tcp_options) in (0usize..=10, 0usize..=10),
@@ -89,7 +90,7 @@ prop_compose! {
     ) -> Flow {
         Flow {
             place, v6, tcp, number: 1, tos, ttl, ident, df, flow_label,
-            ip_options: ip_options * 4, tcp_options: tcp_options * 4,
+            ip_options: ip_options * 4, extension, tcp_options: tcp_options * 4,
             sequence, window, fin, psh, cwr, outer_ident,
         }
     }
@@ -283,9 +284,9 @@ fn what_does_not_agree_is_refused() {
         let got = refused(&udp, &[(38, 0), (39, len)], udp.partial(), udp.mark(1000));
         assert_eq!(got, Err(Transport));
     }
-    // Extension headers: hop-by-hop, routing, fragment, destination options.
+    // ESP, ICMP, nothing.
     let tcp = Flow::plain(true, true);
-    for next in [0, 43, 44, 60] {
+    for next in [50, 58, 59] {
         let got = refused(&tcp, &[(20, next)], tcp.partial(), tcp.mark(1000));
         assert_eq!(got, Err(Kind));
     }

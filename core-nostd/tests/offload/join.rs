@@ -538,6 +538,7 @@ fn frames_for_different_tunnels_are_not_joined() {
         l4: OuterL4::Udp {
             src_port: 50_000,
             dst_port: 4789,
+            checksum: true,
         },
         tos,
         ttl: 64,
