@@ -40,9 +40,7 @@ impl Node {
         let underlay = |index: u32| (id(index), scene::peer(index));
         let mac = |address| culvert_core::MacAddr::vtep_for(IpAddr::V4(address)).bytes();
         Node {
-            routes: (0..routes)
-                .map(|index| (block(index), id(index)))
-                .collect(),
+            routes: (0..routes).map(|index| (block(index), id(index))).collect(),
             peers: (0..peers)
                 .map(underlay)
                 .map(|(id, address)| (id, (address, mac(address))))

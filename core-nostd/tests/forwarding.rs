@@ -507,7 +507,7 @@ fn rx_is_the_sum_of_fates_and_ports_count_what_went_through_them() {
             .filter_map(|packet| match packet.fate {
                 Fate::Forward(port) => Some((port, packet.frame.len())),
                 Fate::Reply => Some((POD_A, packet.frame.len())),
-                Fate::Consume | Fate::Flood | Fate::Drop(_) => None,
+                _ => None,
             })
             .collect();
         for (port, stats) in port_stats(gateway) {

@@ -1,11 +1,7 @@
 //! A node as the daemon would program it, and packets made by etherparse, which
 //! we did not write.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test file uses its own part"
-)]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(
     unreachable_pub,
     reason = "shared by test crates, public to nobody else"

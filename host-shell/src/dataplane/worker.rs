@@ -255,7 +255,7 @@ fn send(
         let to = match packet.fate {
             Fate::Forward(port) => port,
             Fate::Reply => ingress,
-            Fate::Consume | Fate::Flood | Fate::Drop(_) => continue,
+            _ => continue,
         };
         match ports.get(&to) {
             Some(Driver::Tap(tap)) => tap.send(&mut packet.frame, counters),
