@@ -207,7 +207,8 @@ fn stale_neighbors_are_verified_when_they_are_used() {
 
 #[test]
 fn what_a_neighbor_says_of_itself_counts_at_once_and_makes_no_entry() {
-    let mut memory = Memory::new(8, 1);
+    // Of one bucket, so that only the key tells neighbors apart.
+    let mut memory = Memory::new(4, 1);
     let mut neighbors = memory.neighbors();
     for heard in [Heard::Answer, Heard::News, Heard::Hint] {
         neighbors.hear(ms(0), (PORT, v4(1)), MAC, heard);
@@ -223,6 +224,21 @@ fn what_a_neighbor_says_of_itself_counts_at_once_and_makes_no_entry() {
     // It is verified, since anybody could have said that.
     let asked = history(&mut neighbors, 2, 3);
     assert_eq!(asked, [(2, Some(NEW_MAC))]);
+}
+
+#[test]
+fn answers_that_nobody_asked_for_confirm_nothing() {
+    for heard in [Heard::Answer, Heard::Confirmation] {
+        let mut memory = Memory::new(8, 1);
+        let mut neighbors = memory.neighbors();
+        reachable(&mut neighbors, 0, v4(1));
+        for now in (1000..30_000).step_by(1000) {
+            neighbors.hear(ms(now), (PORT, v4(1)), MAC, heard);
+            neighbors.resolve(ms(now), PORT, v4(1)).unwrap();
+        }
+        let asked = history(&mut neighbors, 1000, 30_001);
+        assert_eq!(asked, [(30_000, Some(MAC))], "{heard:?}");
+    }
 }
 
 #[test]

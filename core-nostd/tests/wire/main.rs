@@ -7,5 +7,6 @@ mod cluster;
 mod errors;
 mod neighbors;
 mod node;
+mod reasons;
 mod receiving;
 mod sending;

@@ -264,7 +264,7 @@ pub fn run_with(
         gateway.process(at(millis), port, &mut batch, originated);
     });
     let [packet] = batch;
-    assert_eq!(packet.frame.outer.is_some(), false, "it is on the wire");
+    assert!(packet.frame.outer.is_none(), "it is on the wire");
     Output {
         fate: packet.fate,
         bytes: packet.frame.bytes().to_vec(),
