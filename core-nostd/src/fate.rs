@@ -6,6 +6,7 @@
 //! until a test reaches it.
 
 use serde::{Deserialize, Serialize};
+use zerocopy::{FromZeros, Immutable};
 
 use crate::PortId;
 
@@ -35,7 +36,9 @@ macro_rules! drop_reasons {
         /// Why a frame was dropped. One reason for one place in the code.
         ///
         /// The numbers are part of the control channel: append, never reorder.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+        #[derive(
+            Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, FromZeros, Immutable,
+        )]
         #[repr(u16)]
         pub enum DropReason {
             $( #[doc = $help] $variant, )*
@@ -301,11 +304,6 @@ impl Counter {
             }
             Counter::Drop(reason) => reason.help(),
         }
-    }
-
-    /// Whether this counts drops.
-    pub(crate) const fn is_drop(self) -> bool {
-        matches!(self, Counter::Drop(_))
     }
 }
 

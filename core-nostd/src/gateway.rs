@@ -3,11 +3,13 @@
 mod egress;
 mod originate;
 
+use core::net::IpAddr;
 use core::time::Duration;
 
 use zerocopy::{FromZeros, Immutable};
 
-use crate::channel::{Operation, Owner, PortStats};
+use crate::channel::{Operation, Owner, PortStats, Sync, Synced};
+use crate::events::Events;
 use crate::pipeline::{self, Context};
 use crate::tables::Tables;
 use crate::tables::entry::PortRole;
@@ -120,6 +122,7 @@ pub(crate) struct State {
     now: Instant,
     /// Identification of the last outer header that may be fragmented.
     ident: u16,
+    pub(crate) events: Events,
 }
 
 /// The datapath of one worker; it lives in a [`crate::Storage`].
@@ -168,7 +171,14 @@ impl Gateway<'_> {
             {
                 packet.fate = self.egress(now, port, &mut packet.frame);
             }
-            stats.dropped += u64::from(self.count(ingress, packet).is_drop());
+            self.count(ingress, packet);
+            if let Fate::Drop(reason) = packet.fate {
+                stats.dropped += 1;
+                let now = self.state.now;
+                self.state
+                    .events
+                    .dropped(now, ingress, reason, &packet.frame);
+            }
         }
         if self.tables.neighbors.head.has_fresh() {
             self.attend_fresh(now, originated);
@@ -190,7 +200,7 @@ impl Gateway<'_> {
     }
 
     /// Counts a verdict and, at the port it leaves by, the frame.
-    fn count(&mut self, ingress: PortId, packet: &Packet<'_>) -> Counter {
+    fn count(&mut self, ingress: PortId, packet: &Packet<'_>) {
         let (counter, out) = match packet.fate {
             Fate::Forward(port) => (self.forward_counter(port), Some(port)),
             Fate::Reply => (Counter::Reply, Some(ingress)),
@@ -204,7 +214,6 @@ impl Gateway<'_> {
         if let Some(port) = out {
             self.count_sent(port, &packet.frame);
         }
-        counter
     }
 
     fn forward_counter(&self, port: PortId) -> Counter {
@@ -241,6 +250,39 @@ impl Gateway<'_> {
         let applied = self.tables.apply(self.state.now, owner, operations);
         self.count_lost();
         applied
+    }
+
+    /// Carries out a part of a sync, and a bounded piece of it; see
+    /// [`crate::channel::Sync`].
+    ///
+    /// # Errors
+    /// Why it is refused; the tables and a running sync are as they were.
+    pub fn sync(&mut self, sync: &Sync) -> Result<Synced, TableError> {
+        self.tables.sync(sync)
+    }
+
+    /// Breaks a running sync, sweeps nothing, and gives back what it reserved: for
+    /// a shell that sees its channel's other end go away. The next `Hello` does the same.
+    pub fn abort_sync(&mut self) {
+        self.tables.abort_sync();
+    }
+
+    /// Takes in that no outer packet larger than `mtu` bytes gets to this underlay
+    /// address, as an ICMP error about one said (RFC 1191, RFC 8201). It counts for
+    /// ten minutes for all peers there and is told as an event, so that the control
+    /// plane can apply it to other cores.
+    ///
+    /// Nothing changes when the core knows of a way that narrow already, when the
+    /// port's own MTU is as small, and for 0, which old routers say who do not know
+    /// (RFC 1191 section 5). Less than a tunnel can do with is raised to that.
+    pub fn learn_path_mtu(&mut self, now: Instant, underlay: IpAddr, mtu: u16) {
+        self.state.now = self.state.now.max(now);
+        let now = self.state.now;
+        for index in 0..self.tables.networks.len() {
+            if let Some((peer, mtu)) = self.tables.learn_path_mtu(now, index, underlay, mtu) {
+                self.state.events.path_mtu(now, peer, mtu);
+            }
+        }
     }
 
     /// The value of a counter since the core booted.

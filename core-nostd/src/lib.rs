@@ -85,7 +85,9 @@
 )]
 
 mod addr;
+mod bucket;
 pub mod channel;
+mod events;
 mod fate;
 mod frame;
 mod gateway;

@@ -78,6 +78,12 @@ fn every_kind_of_request() -> Vec<Request> {
             after: Some((NET, prefix("10.0.0.0/8"))),
         }),
         Request::Counters { from: 3 },
+        Request::Sync(Sync::Begin {
+            transaction: 5,
+            owner: Owner::Cluster,
+            additions: Capacities::default(),
+        }),
+        Request::Events { after: 0 },
         Request::Ping,
     ]
 }
@@ -143,7 +149,11 @@ fn nothing_but_hello_and_ping_before_the_epoch() {
         match request {
             Request::Hello(_) => assert!(matches!(response, Response::Hello(_))),
             Request::Ping => assert_eq!(response, Response::Pong),
-            Request::Apply(_) | Request::Read(_) | Request::Counters { .. } => {
+            Request::Apply(_)
+            | Request::Read(_)
+            | Request::Counters { .. }
+            | Request::Sync(_)
+            | Request::Events { .. } => {
                 assert_eq!(response, Response::Error(Error::NoEpoch));
             }
         }
@@ -155,8 +165,9 @@ fn what_this_version_does_not_know_is_unsupported() {
     let mut storage = Tiny::new();
     let mut gateway = storage.gateway();
     ask(&mut gateway, &hello(1));
-    let cases: [(&str, &[u8]); 9] = [
-        ("request", &[77, 5]),
+    let cases: [(&str, &[u8]); 10] = [
+        ("request", &[77, 7]),
+        ("part of a sync", &[77, 5, 3, 5]),
         ("request, with fields", &[77, 100, 1, 2, 3]),
         ("request, of two bytes", &[77, 0x80, 1]),
         ("owner", &[77, 1, 5, 9, 0]),

@@ -195,6 +195,47 @@ fn reads() -> Vec<(&'static str, Read)> {
     reads
 }
 
+fn capacities(n: u32) -> Capacities {
+    Capacities {
+        networks: n,
+        ports: n + 1,
+        peers: n + 2,
+        routes: n + 3,
+    }
+}
+
+fn syncs() -> Vec<(&'static str, Sync)> {
+    every!(Sync {
+        "begin" Sync::Begin { .. } => Sync::Begin {
+            transaction: 300,
+            owner: Owner::Cluster,
+            additions: capacities(1000),
+        },
+        "end" Sync::End { .. } => Sync::End { transaction: 300 },
+        "abort" Sync::Abort { .. } => Sync::Abort { transaction: 300 },
+    })
+}
+
+fn events() -> Vec<(&'static str, EventKind)> {
+    let neighbor = |mac| EventKind::Neighbor {
+        port: PortId(300),
+        address: ip("fe80::9"),
+        mac,
+    };
+    let mut events = every!(EventKind {
+        "drop" EventKind::Drop { .. } => EventKind::Drop {
+            reason: DropReason::SourceIp,
+            port: PortId(7),
+            length: 1514,
+            header: list(&[0xff, 0xff, 0, 1, 2]),
+        },
+        "path-mtu" EventKind::PathMtu { .. } => EventKind::PathMtu { peer: PeerId(513), mtu: 1400 },
+        "neighbor" EventKind::Neighbor { .. } => neighbor(Some(MAC)),
+    });
+    events.push(("neighbor.gone", neighbor(None)));
+    events
+}
+
 fn requests() -> Vec<(String, Message)> {
     let mut all: Vec<(String, Request)> = Vec::new();
     let plain = every!(Request {
@@ -211,8 +252,13 @@ fn requests() -> Vec<(String, Message)> {
         "read" Request::Read(_) => Request::Read(Read::Networks { after: None }),
         "counters" Request::Counters { .. } => Request::Counters { from: 32 },
         "ping" Request::Ping => Request::Ping,
+        "sync" Request::Sync(_) => Request::Sync(Sync::End { transaction: 300 }),
+        "events" Request::Events { .. } => Request::Events { after: 300 },
     });
     all.extend(plain.into_iter().map(|(name, r)| (name.into(), r)));
+    for (name, sync) in syncs() {
+        all.push((format!("sync.{name}"), Request::Sync(sync)));
+    }
     for (name, owner) in owners() {
         let operations = list(&[]);
         let apply = Apply {
@@ -313,6 +359,13 @@ fn table_errors() -> Vec<(String, TableError)> {
         "too-many-operations" TableError::TooManyOperations { .. } => {
             TableError::TooManyOperations { limit: 24 }
         },
+        "sync-running" TableError::SyncRunning { .. } => {
+            TableError::SyncRunning { owner: Owner::Cluster }
+        },
+        "sync-not-running" TableError::SyncNotRunning => TableError::SyncNotRunning,
+        "sync-reservation" TableError::SyncReservation { .. } => {
+            TableError::SyncReservation { table: Table::Peers, reserved: 300 }
+        },
     });
     let tables = tables
         .into_iter()
@@ -324,12 +377,6 @@ fn table_errors() -> Vec<(String, TableError)> {
 }
 
 fn plain_responses() -> Vec<(&'static str, Response)> {
-    let capacities = |n| Capacities {
-        networks: n,
-        ports: n + 1,
-        peers: n + 2,
-        routes: n + 3,
-    };
     let welcome = Welcome {
         version: Version { major: 1, minor: 2 },
         previous_epoch: 1,
@@ -354,6 +401,13 @@ fn plain_responses() -> Vec<(&'static str, Response)> {
         },
         "pong" Response::Pong => Response::Pong,
         "error" Response::Error(_) => Response::Error(Error::Damaged),
+        "synced" Response::Synced(_) => Response::Synced(Synced {
+            transaction: 300,
+            done: true,
+            swept: 70_000,
+            kept: 3,
+        }),
+        "events" Response::Events { .. } => Response::Events { events: list(&[]), lost: 300 },
     })
 }
 
@@ -377,6 +431,18 @@ fn responses() -> Vec<(String, Message)> {
     }
     for (name, error) in errors() {
         all.push((format!("error.{name}"), Response::Error(error)));
+    }
+    for (name, kind) in events() {
+        let event = Event {
+            sequence: 300,
+            micros: 70_000_000,
+            kind,
+        };
+        let events = list(&[event]);
+        all.push((
+            format!("events.{name}"),
+            Response::Events { events, lost: 1 },
+        ));
     }
     // The numbers of the counters are part of the protocol, too.
     for counter in Counter::all() {

@@ -15,6 +15,7 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromZeros, Immutable};
 
+use super::{Error, Event, MAX_EVENTS, Sync, Synced};
 use crate::tables::storage::Capacities;
 use crate::{IpPrefix, MacAddr, NetworkId, PeerId, PortId, TableError, Vni};
 
@@ -59,6 +60,13 @@ pub enum Request {
     },
     /// Answered by `Pong` when the core is alive.
     Ping,
+    /// Replace all entries of one owner without a gap, see [`Sync`].
+    Sync(Sync),
+    /// Read what happened, see [`Event`].
+    Events {
+        /// The number of the last event read; 0 starts with the oldest that is kept.
+        after: u64,
+    },
 }
 
 /// What the core answers.
@@ -71,7 +79,7 @@ pub enum Response {
         /// The transaction of the request.
         transaction: u64,
     },
-    /// To `Apply`: nothing was changed.
+    /// To `Apply` and `Sync`: nothing was changed.
     Refused(Refusal),
     /// To `Read`.
     Page(Page),
@@ -86,6 +94,15 @@ pub enum Response {
     Pong,
     /// The request could not be carried out at all.
     Error(Error),
+    /// To `Sync`: how far it is. A refused one is answered by `Refused`.
+    Synced(Synced),
+    /// To `Events`.
+    Events {
+        /// What is kept behind the number asked for, oldest first: all of it.
+        events: Vec<Event, MAX_EVENTS>,
+        /// Events between the number asked for and the last that are no longer kept.
+        lost: u64,
+    },
 }
 
 /// Opens a conversation.
@@ -530,67 +547,13 @@ pub struct PortStats {
     pub dropped: u64,
 }
 
-/// A refused transaction.
+/// A refused transaction or sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refusal {
     /// The transaction of the request.
     pub transaction: u64,
-    /// Index of the operation that was refused.
+    /// Index of the operation that was refused; 0 of a `Sync`.
     pub operation: u8,
     /// Why.
     pub error: TableError,
 }
-
-/// Why a request could not be carried out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Error {
-    /// The frame's CRC or COBS coding is wrong.
-    Damaged,
-    /// The frame or the message is larger than the limit.
-    TooLarge,
-    /// The message ends too early or goes on behind its end.
-    Malformed,
-    /// A variant, or a value, that this version does not know.
-    Unsupported,
-    /// More operations than the limit.
-    TooManyOperations {
-        /// How many there were.
-        count: u32,
-        /// How many there may be.
-        limit: u32,
-    },
-    /// The major versions differ.
-    Version {
-        /// The core's.
-        core: Version,
-    },
-    /// Anything but `Hello` and `Ping` before the first `Hello`.
-    NoEpoch,
-    /// `Hello` offered the epoch 0, which means "just booted".
-    EpochZero,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Damaged => f.write_str("the control frame was damaged on its way"),
-            Error::TooLarge => f.write_str("the control frame is larger than 4096 bytes"),
-            Error::Malformed => f.write_str("the control message is malformed"),
-            Error::Unsupported => f.write_str("the core does not know this control message"),
-            Error::TooManyOperations { count, limit } => {
-                write!(
-                    f,
-                    "{count} operations in one transaction; the limit is {limit}"
-                )
-            }
-            Error::Version { core } => write!(
-                f,
-                "the core speaks version {core} of the control protocol, and major versions must be equal"
-            ),
-            Error::NoEpoch => f.write_str("the core has just booted and waits for Hello"),
-            Error::EpochZero => f.write_str("Hello must offer an epoch other than 0"),
-        }
-    }
-}
-
-impl core::error::Error for Error {}

@@ -13,14 +13,20 @@
 //! every message.
 
 mod codec;
+mod error;
+mod event;
 mod frame;
 mod message;
 mod server;
+mod sync;
 
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
+pub use error::Error;
+pub use event::{Event, EventKind, HEADER_BYTES, MAX_EVENTS};
 pub use frame::{FrameDecoder, FrameEvent, MAX_FRAME, MAX_MESSAGE, decode_frame, encode_frame};
 pub use message::*;
 pub use server::serve;
+pub use sync::{Sync, Synced};
 
 /// The protocol that this crate speaks. Both ends must have the same `major`.
 pub const PROTOCOL: Version = Version { major: 2, minor: 0 };

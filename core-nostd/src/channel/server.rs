@@ -2,7 +2,7 @@
 
 use super::{
     Apply, Error, Hello, MAX_MESSAGE, PAGE, PROTOCOL, Page, Read, Refusal, Request, Response,
-    SCHEMA, Welcome, codec, frame,
+    SCHEMA, Sync, Welcome, codec, frame,
 };
 use crate::gateway::Gateway;
 use crate::{Counter, NetworkId};
@@ -41,6 +41,11 @@ fn answer(gateway: &mut Gateway<'_>, request: &Request) -> Response {
         Request::Read(read) => Response::Page(page(gateway, *read)),
         Request::Counters { from } => counters(gateway, *from),
         Request::Ping => Response::Pong,
+        Request::Sync(sync) => synced(gateway, sync),
+        Request::Events { after } => {
+            let (events, lost) = gateway.state.events.after(*after);
+            Response::Events { events, lost }
+        }
     }
 }
 
@@ -51,6 +56,7 @@ fn welcome(gateway: &mut Gateway<'_>, hello: Hello) -> Response {
     if hello.epoch == 0 {
         return Response::Error(Error::EpochZero);
     }
+    gateway.abort_sync(); // A new conversation: the old one's sync is broken.
     let previous_epoch = gateway.epoch();
     if previous_epoch == 0 {
         gateway.set_epoch(hello.epoch);
@@ -72,6 +78,19 @@ fn applied(gateway: &mut Gateway<'_>, apply: &Apply) -> Response {
         Err((operation, error)) => Response::Refused(Refusal {
             transaction,
             operation: u8::try_from(operation).unwrap_or(u8::MAX),
+            error,
+        }),
+    }
+}
+
+fn synced(gateway: &mut Gateway<'_>, sync: &Sync) -> Response {
+    let (Sync::Begin { transaction, .. } | Sync::End { transaction } | Sync::Abort { transaction }) =
+        *sync;
+    match gateway.sync(sync) {
+        Ok(synced) => Response::Synced(synced),
+        Err(error) => Response::Refused(Refusal {
+            transaction,
+            operation: 0,
             error,
         }),
     }

@@ -3,43 +3,21 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use zerocopy::{FromZeros, Immutable};
-
 use super::{Context, Exit, local};
+use crate::bucket::Bucket;
 use crate::tables::entry::NetworkEntry;
 use crate::wire::icmp::{Error, HEADER_LEN};
 use crate::wire::{ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, nd};
-use crate::{Checksum, DropReason, Frame, Instant, NetworkId, PortId, Segmentation};
+use crate::{Checksum, DropReason, Frame, NetworkId, PortId, Segmentation};
 
 /// Largest ICMP error as an IPv4 packet in bytes (RFC 1812 section 4.3.2.3).
 const MAX_V4: usize = 576;
 /// Largest frame that this module makes, before encapsulation.
 pub(crate) const MAX_FRAME: usize = ethernet::HEADER_LEN + icmpv6::MAX_ERROR;
 
-/// Errors a second, and how many may come at once (as Linux' icmp_msgs_per_sec
-/// and icmp_msgs_burst).
-const RATE: u64 = 1000;
-const BURST: u64 = 50;
-
-/// A token bucket. All zero is full, as long as time starts at zero.
-#[derive(Clone, Copy, FromZeros, Immutable)]
-pub(crate) struct Bucket {
-    /// When the bucket was or will be full again, in microseconds.
-    full_at: u64,
-}
-
-impl Bucket {
-    /// Takes a token if there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        const COST: u64 = 1_000_000 / RATE;
-        let full_at = self.full_at.max(now.micros()).saturating_add(COST);
-        if full_at > now.micros().saturating_add(BURST * COST) {
-            return false;
-        }
-        self.full_at = full_at;
-        true
-    }
-}
+/// Limits the errors about packets from one port: a second, and at once (as
+/// Linux' icmp_msgs_per_sec and icmp_msgs_burst).
+pub(crate) type Limit = Bucket<1000, 50>;
 
 /// What an error is about, and who is told.
 pub(crate) struct About<'p> {
@@ -183,25 +161,4 @@ fn write_ethernet<'f>(ethertype: u16, frame: &'f mut Frame<'_>) -> Option<&'f mu
     let (first, rest) = frame.bytes_mut().split_first_chunk_mut()?;
     header.emit(first);
     Some(rest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bucket_gives_a_burst_and_then_the_rate() {
-        let mut bucket = Bucket::new_zeroed();
-        let mut at = |micros| bucket.take(Instant::from_micros(micros));
-        let granted = (0..1000).filter(|_| at(5)).count();
-        assert_eq!(granted, 50);
-        assert!(!at(1004));
-        assert!(at(1005));
-        assert!(!at(1005));
-        let granted = (0..1_000_000).step_by(100).filter(|t| at(2000 + t)).count();
-        assert!((990..=1002).contains(&granted), "{granted}");
-        // After a rest the whole burst is there again, and no more.
-        let granted = (0..1000).filter(|_| at(10_000_000)).count();
-        assert_eq!(granted, 50);
-    }
 }

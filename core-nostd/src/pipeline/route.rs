@@ -114,11 +114,8 @@ pub(super) fn to_peer<'t>(
         }
         Encap::Direct => Way::Link(id, peer),
     };
-    let known = peer.path_mtu != 0 && context.now < peer.path_mtu_until;
-    let link_mtu = match known {
-        true => port.mtu.min(peer.path_mtu),
-        false => port.mtu,
-    };
+    let path_mtu = peer.path_mtu(context.now).unwrap_or(port.mtu);
+    let link_mtu = port.mtu.min(path_mtu);
     Ok(Hop {
         way,
         port_id: network.underlay,

@@ -7,7 +7,7 @@ use zerocopy::{FromZeros, Immutable};
 use super::lpm::Roots;
 use crate::addr::{Family, Key};
 use crate::channel::{EncapSet, NetworkOptions, NextHop, Offloads, Owner, PortStats, Proxy};
-use crate::pipeline::icmp::Bucket;
+use crate::pipeline::icmp;
 use crate::{Instant, MacAddr, NetworkId, PortId, Vni};
 
 /// Addresses or prefixes that one entry may have.
@@ -79,11 +79,16 @@ impl KeyList {
     }
 }
 
+/// The sync that an entry was named in last, of those that have not been swept
+/// after; 0 is none.
+pub(crate) type Stamp = u8;
+
 /// A network.
 #[derive(Clone, Copy, FromZeros, Immutable)]
 pub(crate) struct NetworkEntry {
     pub(crate) present: bool,
     pub(crate) owner: Owner,
+    pub(crate) stamp: Stamp,
     pub(crate) id: NetworkId,
     pub(crate) vni: Vni,
     pub(crate) udp_port: u16,
@@ -127,6 +132,7 @@ impl PortRole {
 pub(crate) struct PortEntry {
     pub(crate) role: PortRole,
     pub(crate) owner: Owner,
+    pub(crate) stamp: Stamp,
     pub(crate) mtu: u16,
     pub(crate) mac: MacAddr,
     pub(crate) offloads: Offloads,
@@ -141,7 +147,7 @@ pub(crate) struct PortEntry {
     /// Addresses that are to be announced, one bit for each.
     pub(crate) announce: u8,
     /// Limits the ICMP errors about packets from this port.
-    pub(crate) icmp: Bucket,
+    pub(crate) icmp: icmp::Limit,
     /// Networks (of an underlay port) and prefix routes (of an endpoint) that name this port.
     pub(crate) references: u32,
     pub(crate) stats: PortStats,
@@ -183,6 +189,7 @@ impl PortEntry {
 pub(crate) struct PeerEntry {
     pub(crate) present: bool,
     pub(crate) owner: Owner,
+    pub(crate) stamp: Stamp,
     pub(crate) network: NetworkId,
     pub(crate) underlay: Key,
     pub(crate) vtep_mac: MacAddr,
@@ -201,4 +208,5 @@ pub(crate) struct PeerEntry {
 pub(crate) struct RouteEntry {
     pub(crate) next_hop: NextHop,
     pub(crate) owner: Owner,
+    pub(crate) stamp: Stamp,
 }

@@ -86,6 +86,20 @@ pub enum TableError {
         /// How many there may be.
         limit: u32,
     },
+    /// A sync of the other owner is running.
+    SyncRunning {
+        /// Whose.
+        owner: Owner,
+    },
+    /// The sync that was to end is not running.
+    SyncNotRunning,
+    /// The owner's running sync has not reserved so much room.
+    SyncReservation {
+        /// Which table.
+        table: Table,
+        /// Entries that it still has room for.
+        reserved: u32,
+    },
 }
 
 /// Values that can never be right.
@@ -153,6 +167,19 @@ impl fmt::Display for TableError {
             TableError::TooManyOperations { limit } => {
                 write!(f, "more than {limit} operations in one transaction")
             }
+            TableError::SyncRunning { owner } => {
+                write!(
+                    f,
+                    "a sync of the entries of {owner} is running; wait for its end"
+                )
+            }
+            TableError::SyncNotRunning => {
+                f.write_str("this sync was broken or never begun; begin it again")
+            }
+            TableError::SyncReservation { table, reserved } => write!(
+                f,
+                "{table}: the sync has reserved room for {reserved} more entries only; begin one with more additions"
+            ),
             TableError::Invalid(reason) => f.write_str(match reason {
                 Reason::Mac => "the MAC address must be a unicast address",
                 Reason::Mtu => "the MTU is too small",

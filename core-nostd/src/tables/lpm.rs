@@ -162,6 +162,13 @@ impl<V: Copy> Lpm<'_, V> {
         None
     }
 
+    /// The value of exactly this prefix, to be changed in place.
+    pub(crate) fn get_mut(&mut self, root: Link, key: Key) -> Option<&mut V> {
+        let (_, link) = self.descend(root, key);
+        let node = self.node_mut(link).filter(|node| node.key() == key)?;
+        node.has_value.then_some(&mut node.value)
+    }
+
     /// Adds or replaces the entry of `key` and returns the value it had.
     ///
     /// # Errors

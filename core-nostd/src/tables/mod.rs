@@ -8,7 +8,9 @@ pub(crate) mod entry;
 pub(crate) mod error;
 pub(crate) mod lpm;
 mod read;
+mod room;
 pub(crate) mod storage;
+pub(crate) mod sync;
 mod update;
 
 use core::net::IpAddr;
@@ -19,6 +21,8 @@ use crate::neighbors::Neighbors;
 use crate::{NetworkId, PeerId, PortId, Vni};
 use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole, RouteEntry};
 use lpm::Lpm;
+use room::Used;
+use sync::Progress;
 
 /// The tables as the code sees them.
 pub(crate) struct Tables<'a> {
@@ -31,6 +35,8 @@ pub(crate) struct Tables<'a> {
     pub(crate) peers_by_underlay: Lpm<'a, PeerId>,
     /// (raw port, address on its link) → MAC address.
     pub(crate) neighbors: Neighbors<'a>,
+    pub(crate) used: &'a mut Used,
+    pub(crate) sync: &'a mut Progress,
 }
 
 impl Tables<'_> {

@@ -4,13 +4,11 @@ use core::net::IpAddr;
 
 use super::Tables;
 use super::entry::{KeyList, NetworkEntry, PeerEntry, PortEntry, PortRole};
-use super::lpm;
 use crate::addr::Key;
 use crate::channel::{
     Endpoint, MAX_ADDRESSES, Network, Owned, PAGE, Peer, Port, PortKind, PortStats, Route,
     SMALL_PAGE, Wire, WireAddress,
 };
-use crate::tables::storage::Capacities;
 use crate::{IpPrefix, NetworkId, PeerId, PortId};
 
 impl KeyList {
@@ -174,29 +172,4 @@ impl Tables<'_> {
         }
         None
     }
-
-    /// What the tables can hold.
-    pub(crate) fn capacities(&self) -> Capacities {
-        Capacities {
-            networks: count(self.networks.len()),
-            ports: count(self.ports.len()),
-            peers: count(self.peers.len()),
-            routes: self.routes.capacity(),
-        }
-    }
-
-    /// Entries in use.
-    pub(crate) fn used(&self) -> Capacities {
-        let ports = self.ports.iter().filter(|p| p.role != PortRole::Absent);
-        Capacities {
-            networks: count(self.networks.iter().filter(|n| n.present).count()),
-            ports: count(ports.count()),
-            peers: lpm::Lpm::len(&self.peers_by_underlay),
-            routes: self.routes.len(),
-        }
-    }
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }

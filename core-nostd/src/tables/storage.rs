@@ -6,6 +6,8 @@ use zerocopy::{FromZeros, Immutable};
 use super::Tables;
 use super::entry::{NetworkEntry, PeerEntry, PortEntry, RouteEntry};
 use super::lpm::{Arena, Lpm, Node};
+use super::room::Used;
+use super::sync::Progress;
 use crate::gateway::{Gateway, State};
 use crate::neighbors::{BUCKET, Entry, Head, Neighbors, Slot};
 use crate::{Counter, PeerId};
@@ -38,6 +40,8 @@ pub struct Storage<
     neighbors: [[Entry; 2]; NEIGHBORS],
     waiting: [Slot; WAITING],
     neighbors_head: Head,
+    used: Used,
+    sync: Progress,
     counters: [u64; Counter::SLOTS],
     state: State,
 }
@@ -51,7 +55,9 @@ pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64>;
 pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16>;
 
 /// How many entries the tables can hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromZeros, Immutable,
+)]
 pub struct Capacities {
     /// Networks.
     pub networks: u32,
@@ -112,6 +118,8 @@ impl<
                     slots: &mut self.waiting,
                     head: &mut self.neighbors_head,
                 },
+                used: &mut self.used,
+                sync: &mut self.sync,
             },
             counters: &mut self.counters,
             state: &mut self.state,

@@ -7,7 +7,7 @@
 use heapless::Vec;
 
 use super::Tables;
-use super::entry::NetworkEntry;
+use super::entry::{NetworkEntry, Stamp};
 use super::error::{Table, TableError};
 use crate::channel::{MAX_OPERATIONS, NextHop, Operation, Owner, PortStats};
 use crate::{Instant, NetworkId, PortId};
@@ -17,8 +17,18 @@ mod peer;
 mod port;
 mod route;
 
-/// What undoes an operation; `None` when it changed nothing.
-type Inverse = Option<Operation>;
+/// What undoes an operation, and the stamp that its entry had before; `None` when
+/// it changed nothing.
+type Inverse = Option<(Operation, Stamp)>;
+
+/// Who writes.
+#[derive(Clone, Copy)]
+pub(super) struct Writer {
+    pub(super) now: Instant,
+    pub(super) owner: Owner,
+    /// What entries are stamped with.
+    pub(super) stamp: Stamp,
+}
 
 impl Tables<'_> {
     /// Carries out all operations or none; see [`crate::Gateway::apply`].
@@ -33,17 +43,22 @@ impl Tables<'_> {
             let limit = u32::try_from(MAX_OPERATIONS).unwrap_or(u32::MAX);
             return Err((MAX_OPERATIONS, TableError::TooManyOperations { limit }));
         }
-        let mut log = Vec::<Operation, MAX_OPERATIONS>::new();
+        let writer = Writer {
+            now,
+            owner,
+            stamp: self.sync.stamp(owner),
+        };
+        let mut log = Vec::<(Operation, Stamp), MAX_OPERATIONS>::new();
         for (index, operation) in operations.iter().enumerate() {
-            match self.apply_one(now, owner, operation) {
+            match self.apply_one(writer, operation) {
                 Ok(None) => {}
                 Ok(Some(inverse)) => {
                     // As long as the list of operations, whose length was checked.
                     let _ = log.push(inverse);
                 }
                 Err(error) => {
-                    while let Some(inverse) = log.pop() {
-                        let undone = self.apply_one(now, owner, &inverse);
+                    while let Some((inverse, stamp)) = log.pop() {
+                        let undone = self.apply_one(Writer { stamp, ..writer }, &inverse);
                         debug_assert!(undone.is_ok(), "undo was refused: {undone:?}");
                     }
                     return Err((index, error));
@@ -52,7 +67,7 @@ impl Tables<'_> {
         }
         // What is undone by a removal was added: its counts start at zero. Until
         // here they stayed, so that undoing a removal brings them back.
-        for inverse in &log {
+        for (inverse, _) in &log {
             if let Operation::RemovePort(id) = inverse
                 && let Some(port) = self.ports.get_mut(id.index())
             {
@@ -62,24 +77,19 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_one(
-        &mut self,
-        now: Instant,
-        owner: Owner,
-        operation: &Operation,
-    ) -> Result<Inverse, TableError> {
+    fn apply_one(&mut self, writer: Writer, operation: &Operation) -> Result<Inverse, TableError> {
         match operation {
-            Operation::UpsertNetwork(network) => self.upsert_network(owner, network),
-            Operation::RemoveNetwork(id) => self.remove_network(owner, *id),
-            Operation::UpsertPort(port) => self.upsert_port(owner, port),
-            Operation::RemovePort(id) => self.remove_port(owner, *id),
-            Operation::UpsertPeer(peer) => self.upsert_peer(owner, peer),
-            Operation::RemovePeer(id) => self.remove_peer(owner, *id),
-            Operation::UpsertRoute(route) => self.upsert_route(owner, route),
+            Operation::UpsertNetwork(network) => self.upsert_network(writer, network),
+            Operation::RemoveNetwork(id) => self.remove_network(writer, *id),
+            Operation::UpsertPort(port) => self.upsert_port(writer, port),
+            Operation::RemovePort(id) => self.remove_port(writer, *id),
+            Operation::UpsertPeer(peer) => self.upsert_peer(writer, peer),
+            Operation::RemovePeer(id) => self.remove_peer(writer, *id),
+            Operation::UpsertRoute(route) => self.upsert_route(writer, route),
             Operation::RemoveRoute { network, prefix } => {
-                self.remove_route(owner, *network, *prefix)
+                self.remove_route(writer, *network, *prefix)
             }
-            Operation::SetPathMtu { peer, mtu } => self.set_path_mtu(now, *peer, *mtu),
+            Operation::SetPathMtu { peer, mtu } => self.set_path_mtu(writer.now, *peer, *mtu),
         }
     }
 
@@ -88,13 +98,6 @@ impl Tables<'_> {
             table: Table::Networks,
             id: id.0,
         })
-    }
-
-    fn routes_full(&self) -> TableError {
-        TableError::TableFull {
-            table: Table::Routes,
-            capacity: self.routes.capacity(),
-        }
     }
 
     fn count_network(&mut self, id: NetworkId, step: i32) {

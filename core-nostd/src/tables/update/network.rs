@@ -2,10 +2,10 @@
 
 use zerocopy::FromZeros;
 
-use super::{Inverse, owned, slot, slot_mut, unique, unused};
+use super::{Inverse, Writer, owned, slot, slot_mut, unique, unused};
 use crate::NetworkId;
 use crate::addr::Key;
-use crate::channel::{Network, NextHop, Operation, Owner};
+use crate::channel::{Network, NextHop, Operation};
 use crate::tables::entry::{KeyList, NetworkEntry};
 use crate::tables::error::{Reason, Table, TableError};
 use crate::tables::{Tables, check};
@@ -13,11 +13,15 @@ use crate::tables::{Tables, check};
 impl Tables<'_> {
     pub(super) fn upsert_network(
         &mut self,
-        owner: Owner,
+        writer: Writer,
         new: &Network,
     ) -> Result<Inverse, TableError> {
         let old = *slot(self.networks, Table::Networks, new.id.0)?;
-        owned(old.present, old.owner, owner, Table::Networks)?;
+        owned(old.present, old.owner, writer.owner, Table::Networks)?;
+        if old.present && old.message(new.id) == *new {
+            slot_mut(self.networks, Table::Networks, new.id.0)?.stamp = writer.stamp;
+            return Ok(Some((Operation::UpsertNetwork(new.clone()), old.stamp)));
+        }
         check::network(new)?;
         let underlay = self.port(new.underlay).ok_or(TableError::NotFound {
             table: Table::Ports,
@@ -32,12 +36,16 @@ impl Tables<'_> {
         self.check_own_addresses(&old, new)?;
         if old.present {
             self.count_port(old.underlay, -1);
+        } else {
+            self.admit(writer.owner, Table::Networks, 1)?;
+            self.book(writer.owner, Table::Networks, 1);
         }
         self.count_port(new.underlay, 1);
         let entry = slot_mut(self.networks, Table::Networks, new.id.0)?;
         *entry = NetworkEntry {
             present: true,
-            owner,
+            owner: writer.owner,
+            stamp: writer.stamp,
             id: new.id,
             vni: new.vni,
             udp_port: new.udp_port,
@@ -52,11 +60,11 @@ impl Tables<'_> {
             underlay: new.underlay,
             ..old
         };
-        Ok(Some(if old.present {
-            Operation::UpsertNetwork(old.message(new.id))
-        } else {
-            Operation::RemoveNetwork(new.id)
-        }))
+        let inverse = match old.present {
+            true => Operation::UpsertNetwork(old.message(new.id)),
+            false => Operation::RemoveNetwork(new.id),
+        };
+        Ok(Some((inverse, old.stamp)))
     }
 
     /// Checks that what is the gateway's own is nobody else's: no peer is at this
@@ -96,19 +104,20 @@ impl Tables<'_> {
         Ok(())
     }
 
-    pub(super) fn remove_network(
+    pub(in crate::tables) fn remove_network(
         &mut self,
-        owner: Owner,
+        writer: Writer,
         id: NetworkId,
     ) -> Result<Inverse, TableError> {
         let old = *slot(self.networks, Table::Networks, id.0)?;
         if !old.present {
             return Ok(None);
         }
-        owned(true, old.owner, owner, Table::Networks)?;
+        owned(true, old.owner, writer.owner, Table::Networks)?;
         unused(old.references, Table::Networks, id.0)?;
         self.count_port(old.underlay, -1);
+        self.book(writer.owner, Table::Networks, -1);
         *slot_mut(self.networks, Table::Networks, id.0)? = NetworkEntry::new_zeroed();
-        Ok(Some(Operation::UpsertNetwork(old.message(id))))
+        Ok(Some((Operation::UpsertNetwork(old.message(id)), old.stamp)))
     }
 }

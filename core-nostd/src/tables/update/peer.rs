@@ -5,14 +5,14 @@ use core::time::Duration;
 
 use zerocopy::FromZeros;
 
-use super::{Inverse, owned, slot, slot_mut, unique, unused};
+use super::{Inverse, Writer, owned, slot, slot_mut, unique, unused};
 use crate::addr::Key;
-use crate::channel::{Encap, Operation, Owner, Peer};
+use crate::channel::{Encap, Operation, Peer};
 use crate::tables::entry::{KeyList, PeerEntry};
 use crate::tables::error::{Reason, Table, TableError};
 use crate::tables::{Tables, check};
 use crate::wire::ipv6;
-use crate::{Instant, PeerId};
+use crate::{Instant, NetworkId, PeerId};
 
 /// How long a path MTU is believed (RFC 1191 section 6.3).
 const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
@@ -21,9 +21,17 @@ const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
 const LEAST_PATH_MTU_V4: u16 = 552;
 
 impl Tables<'_> {
-    pub(super) fn upsert_peer(&mut self, owner: Owner, new: &Peer) -> Result<Inverse, TableError> {
+    pub(super) fn upsert_peer(
+        &mut self,
+        writer: Writer,
+        new: &Peer,
+    ) -> Result<Inverse, TableError> {
         let old = *slot(self.peers, Table::Peers, new.id.0)?;
-        owned(old.present, old.owner, owner, Table::Peers)?;
+        owned(old.present, old.owner, writer.owner, Table::Peers)?;
+        if old.present && old.message(new.id) == *new {
+            slot_mut(self.peers, Table::Peers, new.id.0)?.stamp = writer.stamp;
+            return Ok(Some((Operation::UpsertPeer(new.clone()), old.stamp)));
+        }
         let network = *self.need_network(new.network)?;
         check::unicast_mac(new.vtep_mac)?;
         check::unicast(new.underlay)?;
@@ -47,21 +55,16 @@ impl Tables<'_> {
         if old.present && (old.network != new.network || old.underlay != key) {
             return Err(TableError::Invalid(Reason::Immutable));
         }
-        let index = new.network.index();
-        if let Some(network) = self.networks.get_mut(index) {
-            self.peers_by_underlay
-                .insert(network.peer_roots.of_mut(key), key, new.id)
-                .map_err(|_| TableError::TableFull {
-                    table: Table::Peers,
-                    capacity: self.peers_by_underlay.capacity(),
-                })?;
-        }
         if !old.present {
+            self.admit(writer.owner, Table::Peers, 1)?;
+            self.index_peer(new.network, key, new.id)?;
+            self.book(writer.owner, Table::Peers, 1);
             self.count_network(new.network, 1);
         }
         *slot_mut(self.peers, Table::Peers, new.id.0)? = PeerEntry {
             present: true,
-            owner,
+            owner: writer.owner,
+            stamp: writer.stamp,
             network: new.network,
             underlay: key,
             vtep_mac: new.vtep_mac,
@@ -72,27 +75,43 @@ impl Tables<'_> {
             path_mtu: old.path_mtu,
             path_mtu_until: old.path_mtu_until,
         };
-        Ok(Some(if old.present {
-            Operation::UpsertPeer(old.message(new.id))
-        } else {
-            Operation::RemovePeer(new.id)
-        }))
+        let inverse = match old.present {
+            true => Operation::UpsertPeer(old.message(new.id)),
+            false => Operation::RemovePeer(new.id),
+        };
+        Ok(Some((inverse, old.stamp)))
     }
 
-    pub(super) fn remove_peer(&mut self, owner: Owner, id: PeerId) -> Result<Inverse, TableError> {
+    /// Makes a new peer known by its underlay address.
+    fn index_peer(&mut self, network: NetworkId, key: Key, id: PeerId) -> Result<(), TableError> {
+        let full = self.full(Table::Peers);
+        if let Some(network) = self.networks.get_mut(network.index()) {
+            self.peers_by_underlay
+                .insert(network.peer_roots.of_mut(key), key, id)
+                .map_err(|_| full)?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::tables) fn remove_peer(
+        &mut self,
+        writer: Writer,
+        id: PeerId,
+    ) -> Result<Inverse, TableError> {
         let old = *slot(self.peers, Table::Peers, id.0)?;
         if !old.present {
             return Ok(None);
         }
-        owned(true, old.owner, owner, Table::Peers)?;
+        owned(true, old.owner, writer.owner, Table::Peers)?;
         unused(old.references, Table::Peers, id.0)?;
         if let Some(network) = self.networks.get_mut(old.network.index()) {
             let root = network.peer_roots.of_mut(old.underlay);
             self.peers_by_underlay.remove(root, old.underlay);
         }
         self.count_network(old.network, -1);
+        self.book(writer.owner, Table::Peers, -1);
         *slot_mut(self.peers, Table::Peers, id.0)? = PeerEntry::new_zeroed();
-        Ok(Some(Operation::UpsertPeer(old.message(id))))
+        Ok(Some((Operation::UpsertPeer(old.message(id)), old.stamp)))
     }
 
     /// IP in IP has no network identifier: of the networks that have a peer at
@@ -149,13 +168,51 @@ impl Tables<'_> {
         };
         let old = core::mem::take(&mut peer.path_mtu);
         if mtu != 0 {
-            let least = match peer.underlay.address() {
-                IpAddr::V4(_) => LEAST_PATH_MTU_V4,
-                IpAddr::V6(_) => ipv6::MIN_MTU,
-            };
-            peer.path_mtu = mtu.max(least);
-            peer.path_mtu_until = now.after(PATH_MTU_LIFETIME);
+            peer.believe_path_mtu(now, mtu);
         }
-        Ok(Some(Operation::SetPathMtu { peer: id, mtu: old }))
+        let inverse = Operation::SetPathMtu { peer: id, mtu: old };
+        Ok(Some((inverse, 0)))
+    }
+
+    /// Lowers what is known to get to the peer of a network at an underlay
+    /// address; the peer and what is believed now, if that is news.
+    pub(crate) fn learn_path_mtu(
+        &mut self,
+        now: Instant,
+        network: usize,
+        underlay: IpAddr,
+        mtu: u16,
+    ) -> Option<(PeerId, u16)> {
+        let network = self.networks.get(network).filter(|n| n.present)?;
+        let (id, peer) = self.peer_by_underlay(network, underlay)?;
+        let port_mtu = self.port(network.underlay)?.mtu;
+        if mtu == 0 {
+            return None;
+        }
+        let mtu = peer.least_path_mtu().max(mtu);
+        if mtu >= peer.path_mtu(now).unwrap_or(port_mtu).min(port_mtu) {
+            return None;
+        }
+        self.peers.get_mut(id.index())?.believe_path_mtu(now, mtu);
+        Some((id, mtu))
+    }
+}
+
+impl PeerEntry {
+    /// Largest outer packet that is known to get to it, if anything is.
+    pub(crate) fn path_mtu(&self, now: Instant) -> Option<u16> {
+        (self.path_mtu != 0 && now < self.path_mtu_until).then_some(self.path_mtu)
+    }
+
+    fn least_path_mtu(&self) -> u16 {
+        match self.underlay.address() {
+            IpAddr::V4(_) => LEAST_PATH_MTU_V4,
+            IpAddr::V6(_) => ipv6::MIN_MTU,
+        }
+    }
+
+    fn believe_path_mtu(&mut self, now: Instant, mtu: u16) {
+        self.path_mtu = mtu.max(self.least_path_mtu());
+        self.path_mtu_until = now.after(PATH_MTU_LIFETIME);
     }
 }

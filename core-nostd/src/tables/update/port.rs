@@ -2,46 +2,59 @@
 
 use zerocopy::FromZeros;
 
-use super::{Inverse, owned, slot, slot_mut, unique, unused};
-use crate::channel::{NextHop, Operation, Owner, Port};
+use super::{Inverse, Writer, owned, slot, slot_mut, unique, unused};
+use crate::channel::{NextHop, Operation, Port};
 use crate::tables::entry::{PortEntry, PortRole, RouteEntry};
 use crate::tables::error::{Reason, Table, TableError};
 use crate::tables::{Tables, check};
 use crate::{NetworkId, PortId};
 
 impl Tables<'_> {
-    pub(super) fn upsert_port(&mut self, owner: Owner, new: &Port) -> Result<Inverse, TableError> {
+    pub(super) fn upsert_port(
+        &mut self,
+        writer: Writer,
+        new: &Port,
+    ) -> Result<Inverse, TableError> {
         let old = *slot(self.ports, Table::Ports, new.id.0)?;
         let present = old.role != PortRole::Absent;
-        owned(present, old.owner, owner, Table::Ports)?;
-        let mut entry = check::port_entry(new, owner)?;
+        owned(present, old.owner, writer.owner, Table::Ports)?;
+        if present && old.message(new.id) == *new {
+            slot_mut(self.ports, Table::Ports, new.id.0)?.stamp = writer.stamp;
+            return Ok(Some((Operation::UpsertPort(new.clone()), old.stamp)));
+        }
+        let mut entry = check::port_entry(new, writer.owner)?;
         if present && (entry.role != old.role || entry.network != old.network) {
             return Err(TableError::Invalid(Reason::Immutable));
         }
         if !entry.role.is_underlay() {
             self.check_port_in_network(new.id, &old, &entry)?;
-            if !present {
+        }
+        if !present {
+            self.admit(writer.owner, Table::Ports, 1)?;
+            self.book(writer.owner, Table::Ports, 1);
+            if !entry.role.is_underlay() {
                 self.count_network(entry.network, 1);
             }
         }
         if present {
             entry.references = old.references;
         }
+        entry.stamp = writer.stamp;
         entry.stats = old.stats;
         entry.icmp = old.icmp;
         self.greet(new.id, &old, &mut entry);
         if entry.role == PortRole::Endpoint {
-            self.replace_host_routes(new.id, &old, &entry)?;
+            self.replace_host_routes(writer, new.id, &old, &entry)?;
         }
         if entry.role == PortRole::Host {
             self.set_host(entry.network, Some(new.id));
         }
         *slot_mut(self.ports, Table::Ports, new.id.0)? = entry;
-        Ok(Some(if present {
-            Operation::UpsertPort(old.message(new.id))
-        } else {
-            Operation::RemovePort(new.id)
-        }))
+        let inverse = match present {
+            true => Operation::UpsertPort(old.message(new.id)),
+            false => Operation::RemovePort(new.id),
+        };
+        Ok(Some((inverse, old.stamp)))
     }
 
     /// Sees to what neighbors must learn of a port that is new or changed, and to
@@ -93,21 +106,19 @@ impl Tables<'_> {
         }
         let added = entry.addresses.count_not_in(&old.addresses);
         let removed = old.addresses.count_not_in(&entry.addresses);
-        if added > self.routes.room() + removed {
-            return Err(self.routes_full());
-        }
-        Ok(())
+        self.admit(entry.owner, Table::Routes, added.saturating_sub(removed))
     }
 
     /// Replaces the host routes of a port's old addresses by those of its new
     /// ones. Room was checked before.
     pub(super) fn replace_host_routes(
         &mut self,
+        writer: Writer,
         id: PortId,
         old: &PortEntry,
         new: &PortEntry,
     ) -> Result<(), TableError> {
-        let full = self.routes_full();
+        let full = self.full(Table::Routes);
         let index = new.network.index();
         let Some(network) = self.networks.get_mut(index).filter(|n| n.present) else {
             return Ok(());
@@ -117,22 +128,34 @@ impl Tables<'_> {
         }
         let route = RouteEntry {
             next_hop: NextHop::Endpoint(id),
-            owner: new.owner,
+            owner: writer.owner,
+            stamp: 0,
         };
         for key in new.addresses.iter() {
             self.routes
                 .insert(network.route_roots.of_mut(key), key, route)
                 .map_err(|_| full)?;
         }
+        let added = new.addresses.count_not_in(&old.addresses);
+        let removed = old.addresses.count_not_in(&new.addresses);
+        self.book(
+            writer.owner,
+            Table::Routes,
+            i64::from(added) - i64::from(removed),
+        );
         Ok(())
     }
 
-    pub(super) fn remove_port(&mut self, owner: Owner, id: PortId) -> Result<Inverse, TableError> {
+    pub(in crate::tables) fn remove_port(
+        &mut self,
+        writer: Writer,
+        id: PortId,
+    ) -> Result<Inverse, TableError> {
         let old = *slot(self.ports, Table::Ports, id.0)?;
         if old.role == PortRole::Absent {
             return Ok(None);
         }
-        owned(true, old.owner, owner, Table::Ports)?;
+        owned(true, old.owner, writer.owner, Table::Ports)?;
         unused(old.references, Table::Ports, id.0)?;
         let gone = PortEntry {
             network: old.network,
@@ -140,7 +163,7 @@ impl Tables<'_> {
             ..PortEntry::new_zeroed()
         };
         if old.role == PortRole::Endpoint {
-            self.replace_host_routes(id, &old, &gone)?;
+            self.replace_host_routes(writer, id, &old, &gone)?;
         }
         if old.role == PortRole::Host {
             self.set_host(old.network, None);
@@ -149,8 +172,9 @@ impl Tables<'_> {
             true => self.neighbors.forget(id),
             false => self.count_network(old.network, -1),
         }
+        self.book(writer.owner, Table::Ports, -1);
         *slot_mut(self.ports, Table::Ports, id.0)? = gone;
-        Ok(Some(Operation::UpsertPort(old.message(id))))
+        Ok(Some((Operation::UpsertPort(old.message(id)), old.stamp)))
     }
 
     pub(super) fn set_host(&mut self, id: NetworkId, host: Option<PortId>) {

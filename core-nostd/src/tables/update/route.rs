@@ -1,6 +1,6 @@
 //! Routes.
 
-use super::{Inverse, owned};
+use super::{Inverse, Writer, owned};
 use crate::addr::Key;
 use crate::channel::{NextHop, Operation, Owner, Route};
 use crate::tables::Tables;
@@ -11,45 +11,53 @@ use crate::{IpPrefix, NetworkId};
 impl Tables<'_> {
     pub(super) fn upsert_route(
         &mut self,
-        owner: Owner,
+        writer: Writer,
         new: &Route,
     ) -> Result<Inverse, TableError> {
         self.check_next_hop(new)?;
         let key = new.prefix.key();
-        let old = self.changeable_route(owner, new.network, key)?;
-        let full = self.routes_full();
+        let old = self.changeable_route(writer.owner, new.network, key)?;
+        if old.is_none() {
+            self.admit(writer.owner, Table::Routes, 1)?;
+        }
+        let full = self.full(Table::Routes);
         let Some(network) = self.networks.get_mut(new.network.index()) else {
             return Ok(None);
         };
+        let root = network.route_roots.of_mut(key);
         let entry = RouteEntry {
             next_hop: new.next_hop,
-            owner,
+            owner: writer.owner,
+            stamp: writer.stamp,
         };
-        self.routes
-            .insert(network.route_roots.of_mut(key), key, entry)
-            .map_err(|_| full)?;
-        self.count_next_hop(new.next_hop, 1);
-        Ok(Some(match old {
-            Some(old) => {
-                self.count_next_hop(old.next_hop, -1);
-                Operation::UpsertRoute(Route {
-                    next_hop: old.next_hop,
-                    ..*new
-                })
-            }
+        // What stays as it is costs a look and not a change of the trie.
+        match self.routes.get_mut(*root, key) {
+            Some(same) => *same = entry,
             None => {
-                self.count_network(new.network, 1);
-                Operation::RemoveRoute {
-                    network: new.network,
-                    prefix: new.prefix,
-                }
+                self.routes.insert(root, key, entry).map_err(|_| full)?;
             }
-        }))
+        }
+        self.count_next_hop(new.next_hop, 1);
+        let Some(old) = old else {
+            self.book(writer.owner, Table::Routes, 1);
+            self.count_network(new.network, 1);
+            let inverse = Operation::RemoveRoute {
+                network: new.network,
+                prefix: new.prefix,
+            };
+            return Ok(Some((inverse, 0)));
+        };
+        self.count_next_hop(old.next_hop, -1);
+        let inverse = Operation::UpsertRoute(Route {
+            next_hop: old.next_hop,
+            ..*new
+        });
+        Ok(Some((inverse, old.stamp)))
     }
 
-    pub(super) fn remove_route(
+    pub(in crate::tables) fn remove_route(
         &mut self,
-        owner: Owner,
+        writer: Writer,
         network: NetworkId,
         prefix: IpPrefix,
     ) -> Result<Inverse, TableError> {
@@ -57,7 +65,7 @@ impl Tables<'_> {
         if self.network(network).is_none() {
             return Ok(None);
         }
-        let Some(old) = self.changeable_route(owner, network, key)? else {
+        let Some(old) = self.changeable_route(writer.owner, network, key)? else {
             return Ok(None);
         };
         if let Some(entry) = self.networks.get_mut(network.index()) {
@@ -65,11 +73,13 @@ impl Tables<'_> {
         }
         self.count_next_hop(old.next_hop, -1);
         self.count_network(network, -1);
-        Ok(Some(Operation::UpsertRoute(Route {
+        self.book(writer.owner, Table::Routes, -1);
+        let inverse = Operation::UpsertRoute(Route {
             network,
             prefix,
             next_hop: old.next_hop,
-        })))
+        });
+        Ok(Some((inverse, old.stamp)))
     }
 
     /// The route of exactly this key, if there is one and this owner may change it.
@@ -84,13 +94,20 @@ impl Tables<'_> {
             return Ok(None);
         };
         owned(true, route.owner, owner, Table::Routes)?;
-        if let NextHop::Endpoint(port) = route.next_hop {
-            let mut addresses = self.port(port).into_iter().flat_map(|p| p.addresses.iter());
-            if addresses.any(|address| address == key) {
-                return Err(TableError::Invalid(Reason::EndpointRoute));
-            }
+        if self.is_host_route(key, route) {
+            return Err(TableError::Invalid(Reason::EndpointRoute));
         }
         Ok(Some(*route))
+    }
+
+    /// Whether this is the host route of an endpoint's own address, which comes and
+    /// goes with its port.
+    pub(in crate::tables) fn is_host_route(&self, key: Key, route: &RouteEntry) -> bool {
+        let NextHop::Endpoint(port) = route.next_hop else {
+            return false;
+        };
+        let mut addresses = self.port(port).into_iter().flat_map(|p| p.addresses.iter());
+        addresses.any(|address| address == key)
     }
 
     pub(super) fn check_next_hop(&self, route: &Route) -> Result<(), TableError> {
