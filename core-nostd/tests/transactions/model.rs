@@ -68,7 +68,7 @@ impl Model {
         done
     }
 
-    fn apply_one(&mut self, owner: Owner, operation: &Operation) -> Option<()> {
+    pub(crate) fn apply_one(&mut self, owner: Owner, operation: &Operation) -> Option<()> {
         match operation.clone() {
             Operation::UpsertNetwork(new) => self.upsert_network(owner, new),
             Operation::RemoveNetwork(id) => self.remove_network(owner, id),
