@@ -218,15 +218,7 @@ impl<'b> Frame<'b> {
         self.end = self.end.min(self.start.saturating_add(len));
     }
 
-    /// Takes over the offload state of a frame that this one becomes a part or a
-    /// copy of.
-    pub(crate) fn copy_marks(&mut self, from: &Frame<'_>) {
-        self.checksum = from.checksum;
-        self.segmentation = from.segmentation;
-        self.outer = from.outer;
-    }
-
-    /// Makes the frame empty again, with the headroom that it should have.
+    /// Empties the frame: no bytes at [`Frame::HEADROOM`], no offload state.
     pub(crate) fn clear(&mut self) {
         self.start = Self::HEADROOM.min(self.buffer.len());
         self.end = self.start;
@@ -234,6 +226,14 @@ impl<'b> Frame<'b> {
         self.segmentation = Segmentation::None;
         self.outer = None;
         self.neighbor = None;
+    }
+
+    /// Takes over the offload state of a frame that this one becomes a part or a
+    /// copy of.
+    pub(crate) fn copy_marks(&mut self, from: &Frame<'_>) {
+        self.checksum = from.checksum;
+        self.segmentation = from.segmentation;
+        self.outer = from.outer;
     }
 
     /// Free bytes behind the frame, as far as it may grow.

@@ -62,10 +62,9 @@ impl<'b> Packet<'b> {
 
 /// Spare frames for what the gateway makes itself: ICMP errors, further fragments
 /// of a packet that was too large, copies of what is flooded, questions to neighbors
-/// on raw ports and packets that have waited for one. Each should be empty,
-/// start at [`Frame::HEADROOM`] and have [`Originated::FRAME_LEN`] bytes of buffer
-/// behind that, or as many as the largest frame where packets are fragmented or
-/// flooded.
+/// on raw ports and packets that have waited for one. Each should have a buffer of
+/// [`Frame::HEADROOM`] and [`Originated::FRAME_LEN`] bytes, or as many as the largest
+/// frame where packets are fragmented or flooded; what they hold is lost.
 pub struct Originated<'s, 'b> {
     spares: &'s mut [Packet<'b>],
     used: usize,
@@ -93,9 +92,11 @@ impl<'s, 'b> Originated<'s, 'b> {
         self.spares.len() - self.used
     }
 
-    /// The next spare frame.
+    /// The next spare frame, emptied: what could not be sent may have left it full.
     fn spare(&mut self) -> Option<&mut Packet<'b>> {
-        self.spares.get_mut(self.used)
+        let spare = self.spares.get_mut(self.used)?;
+        spare.frame.clear();
+        Some(spare)
     }
 
     /// Takes the spare at `index`, which has been written, for made.

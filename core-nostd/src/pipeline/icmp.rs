@@ -8,7 +8,7 @@ use crate::bucket::Bucket;
 use crate::tables::entry::NetworkEntry;
 use crate::wire::icmp::{Error, HEADER_LEN};
 use crate::wire::{ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, nd};
-use crate::{Checksum, DropReason, Frame, NetworkId, PortId, Segmentation};
+use crate::{DropReason, Frame, NetworkId, PortId};
 
 /// Largest ICMP error as an IPv4 packet in bytes (RFC 1812 section 4.3.2.3).
 const MAX_V4: usize = 576;
@@ -69,9 +69,6 @@ pub(crate) fn send(
         .network(network_id)
         .ok_or(DropReason::NoRoute)?;
     let src = source(context, network, about.from).ok_or(DropReason::NoRoute)?;
-    frame.checksum = Checksum::None;
-    frame.segmentation = Segmentation::None;
-    frame.outer = None;
     let written = match (src, about.from) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => write_v4((src, dst), (error, about.packet), frame),
         (IpAddr::V6(src), IpAddr::V6(dst)) => write_v6((src, dst), (error, about.packet), frame),

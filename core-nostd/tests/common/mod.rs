@@ -154,18 +154,148 @@ pub struct Output {
     pub checksum: Checksum,
     pub segmentation: Segmentation,
     pub outer: Option<Outer>,
-    /// Frames of the gateway's own: port, bytes, outer.
-    pub made: Vec<(PortId, Vec<u8>, Option<Outer>)>,
+    pub made: Vec<Made>,
 }
 
-/// Spare frames that [`run_at`] gives, and the size of their buffers.
+/// What a shell gives to the core besides the frame.
+#[derive(Clone, Debug)]
+pub struct Shell {
+    pub now: Instant,
+    /// Sizes of the spare frames' buffers.
+    pub spares: Vec<usize>,
+}
+
+/// Spare frames that [`Shell::default`] gives.
 pub const SPARES: usize = 6;
-pub const SPARE_LEN: usize = 2048;
-/// Free bytes behind a frame that [`run_at`] hands in.
+/// Free bytes behind a frame that [`Shell::run`] hands in.
 const TAILROOM: usize = 16;
 
+impl Default for Shell {
+    fn default() -> Self {
+        Shell {
+            now: Instant::from_micros(1_000_000),
+            spares: vec![2048; SPARES],
+        }
+    }
+}
+
+impl Shell {
+    /// So many spares.
+    pub fn with_spares(count: usize) -> Shell {
+        Shell {
+            spares: vec![2048; count],
+            ..Shell::default()
+        }
+    }
+
+    pub fn run(&self, gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
+        let mut outputs = self.run_batch(gateway, port, vec![input.into()]);
+        outputs.0.remove(0).with(outputs.1)
+    }
+
+    /// Runs several frames in one batch; returns them and what the gateway made.
+    pub fn run_batch(
+        &self,
+        gateway: &mut Gateway<'_>,
+        port: PortId,
+        inputs: Vec<Input>,
+    ) -> (Vec<Output>, Vec<Made>) {
+        let mut buffers: Vec<_> = inputs.iter().map(Input::buffer).collect();
+        let mut batch: Vec<_> = inputs
+            .iter()
+            .zip(&mut buffers)
+            .map(|(input, buffer)| Packet::new(input.frame(buffer)))
+            .collect();
+        let mut spare: Vec<_> = self.spares.iter().map(|len| vec![0xa5; *len]).collect();
+        let mut spares: Vec<_> = spare
+            .iter_mut()
+            .map(|bytes| Packet::new(Frame::new(bytes, Frame::HEADROOM, 0).unwrap()))
+            .collect();
+        let mut originated = Originated::new(&mut spares);
+        gateway.process(self.now, port, &mut batch, &mut originated);
+        let made = originated.into_made().iter().map(made).collect();
+        (batch.iter().map(Output::new).collect(), made)
+    }
+}
+
+/// A frame of the gateway's own: port, bytes, outer.
+pub type Made = (PortId, Vec<u8>, Option<Outer>);
+
+fn made(packet: &Packet<'_>) -> Made {
+    let Fate::Forward(port) = packet.fate else {
+        panic!("originated frames are forwarded, not {:?}", packet.fate)
+    };
+    (port, packet.frame.bytes().to_vec(), packet.frame.outer)
+}
+
+impl Input {
+    fn headroom(&self) -> usize {
+        self.headroom.unwrap_or(Frame::HEADROOM)
+    }
+
+    /// A buffer with the bytes in it; shells read into larger ones than needed.
+    fn buffer(&self) -> Vec<u8> {
+        let mut buffer = vec![0xa5; self.headroom() + self.bytes.len() + TAILROOM];
+        buffer[self.headroom()..][..self.bytes.len()].copy_from_slice(&self.bytes);
+        buffer
+    }
+
+    fn frame<'b>(&self, buffer: &'b mut [u8]) -> Frame<'b> {
+        let mut frame = Frame::new(buffer, self.headroom(), self.bytes.len()).unwrap();
+        frame.checksum = self.checksum;
+        frame.segmentation = self.segmentation;
+        frame.outer = self.outer;
+        frame
+    }
+}
+
+impl Output {
+    fn new(packet: &Packet<'_>) -> Output {
+        Output {
+            fate: packet.fate,
+            bytes: packet.frame.bytes().to_vec(),
+            checksum: packet.frame.checksum,
+            segmentation: packet.frame.segmentation,
+            outer: packet.frame.outer,
+            made: Vec::new(),
+        }
+    }
+
+    fn with(self, made: Vec<Made>) -> Output {
+        Output { made, ..self }
+    }
+
+    /// The frame that goes on, and those that were made beside it.
+    pub fn all(&self) -> Vec<Made> {
+        let Fate::Forward(port) = self.fate else {
+            panic!("{:?} is not forwarded", self.fate)
+        };
+        let first = (port, self.bytes.clone(), self.outer);
+        [vec![first], self.made.clone()].concat()
+    }
+}
+
+/// The IP packet in a frame that leaves by a port.
+pub fn ip_packet<'b>((_, bytes, outer): &'b Made) -> &'b [u8] {
+    match outer.map(|outer| outer.l4) {
+        None => &bytes[14..],
+        Some(OuterL4::Udp { .. }) => &bytes[8 + 14..],
+        Some(OuterL4::Ip { .. }) => bytes,
+    }
+}
+
+/// That packet behind an Ethernet header, whichever way it leaves.
+pub fn inner_frame(made: &Made) -> Vec<u8> {
+    let packet = ip_packet(made);
+    let ethertype: [u8; 2] = match packet[0] >> 4 {
+        4 => [8, 0],
+        _ => [0x86, 0xdd],
+    };
+    [&[0; 12], &ethertype[..], packet].concat()
+}
+
 pub fn run(gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
-    run_at(gateway, Instant::from_micros(1_000_000), port, input)
+    Shell::default().run(gateway, port, input)
 }
 
 pub fn run_at(
@@ -174,40 +304,50 @@ pub fn run_at(
     port: PortId,
     input: impl Into<Input>,
 ) -> Output {
-    let input = input.into();
-    let headroom = input.headroom.unwrap_or(Frame::HEADROOM);
-    // Shells read into buffers that are larger than the frame.
-    let mut buffer = vec![0xa5; headroom + input.bytes.len() + TAILROOM];
-    buffer[headroom..][..input.bytes.len()].copy_from_slice(&input.bytes);
-    let mut frame = Frame::new(&mut buffer, headroom, input.bytes.len()).unwrap();
-    frame.checksum = input.checksum;
-    frame.segmentation = input.segmentation;
-    frame.outer = input.outer;
-    let mut batch = [Packet::new(frame)];
-    let mut spare = vec![0xa5; SPARES * SPARE_LEN];
-    let mut spares: Vec<_> = spare
-        .chunks_mut(SPARE_LEN)
-        .map(|bytes| Packet::new(Frame::new(bytes, Frame::HEADROOM, 0).unwrap()))
-        .collect();
-    let mut originated = Originated::new(&mut spares);
-    gateway.process(now, port, &mut batch, &mut originated);
-    let made = originated.into_made();
-    let [packet] = batch;
-    Output {
-        fate: packet.fate,
-        bytes: packet.frame.bytes().to_vec(),
-        checksum: packet.frame.checksum,
-        segmentation: packet.frame.segmentation,
-        outer: packet.frame.outer,
-        made: made
-            .iter()
-            .map(|made| {
-                let Fate::Forward(port) = made.fate else {
-                    panic!("originated frames are forwarded, not {:?}", made.fate)
-                };
-                (port, made.frame.bytes().to_vec(), made.frame.outer)
-            })
-            .collect(),
+    let shell = Shell {
+        now,
+        ..Shell::default()
+    };
+    shell.run(gateway, port, input)
+}
+
+/// Puts the pseudo-header's sum into the checksum field, as a kernel with
+/// checksum offload does; etherparse computes it from a payload without sum.
+pub fn unfinished(mut frame: Vec<u8>) -> Input {
+    let (protocol, start, addresses) = match frame[12..14] {
+        [8, 0] => {
+            let (ip, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
+            (
+                ip.protocol.0,
+                14 + ip.header_len(),
+                [ip.source, ip.destination].concat(),
+            )
+        }
+        _ => {
+            let (ip, _) = etherparse::Ipv6Header::from_slice(&frame[14..]).unwrap();
+            (ip.next_header.0, 54, [ip.source, ip.destination].concat())
+        }
+    };
+    let offset = match protocol {
+        6 => 16,
+        58 => 2,
+        _ => 6,
+    };
+    let len = u16::try_from(frame.len() - start).unwrap();
+    let sum = etherparse::checksum::Sum16BitWords::new()
+        .add_slice(&addresses)
+        .add_2bytes([0, protocol])
+        .add_2bytes(len.to_be_bytes())
+        .ones_complement()
+        .to_be();
+    frame[start + offset..][..2].copy_from_slice(&(!sum).to_be_bytes());
+    Input {
+        bytes: frame,
+        checksum: Checksum::Partial {
+            start: start.try_into().unwrap(),
+            offset: offset.try_into().unwrap(),
+        },
+        ..Input::default()
     }
 }
 
