@@ -73,7 +73,7 @@ drop_reasons! {
     Ipv4Truncated "ipv4-truncated" "Shorter than an IPv4 header."
     Ipv4Version "ipv4-version" "The version field is not 4."
     Ipv4HeaderLength "ipv4-header-length" "The header length (IHL) is below 20 bytes or beyond the packet."
-    Ipv4TotalLength "ipv4-total-length" "The total length is below the header's or beyond the frame."
+    Ipv4TotalLength "ipv4-total-length" "The total length is below the header's or beyond the frame, or the fragment reaches beyond 65,535 bytes."
     Ipv4Checksum "ipv4-checksum" "The IPv4 header checksum is wrong."
     Ipv6Truncated "ipv6-truncated" "Shorter than an IPv6 header."
     Ipv6Version "ipv6-version" "The version field is not 6."

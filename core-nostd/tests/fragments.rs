@@ -181,6 +181,32 @@ fn fragments_of_fragments_keep_their_place_and_the_flag_of_the_last() {
     }
 }
 
+/// A fragment that reaches beyond the largest packet belongs to none. Cut by a
+/// gateway its offset would begin anew: a first fragment, ports and all, that no
+/// guard has seen.
+#[test]
+fn a_fragment_beyond_the_largest_packet_is_dropped() {
+    let beyond = |offset, len| {
+        let mut frame = cuttable(REMOTE, len);
+        edit_ip(&mut frame, |header| {
+            header.fragment_offset = IpFragOffset::try_new(offset).unwrap();
+        });
+        frame
+    };
+    // The second part of 1450 - 20 bytes would be at offset 0.
+    for (offset, len) in [(8192 - 178, 1600), (8191, 1600), (8191, 28), (8000, 1536)] {
+        let output = Node::new(1).run(|gateway| run(gateway, POD_A, beyond(offset, len)));
+        assert_eq!(
+            output.fate,
+            Fate::Drop(DropReason::Ipv4TotalLength),
+            "{offset}"
+        );
+        assert!(output.made.is_empty());
+    }
+    let output = Node::new(1).run(|gateway| run(gateway, POD_A, beyond(8000, 1535)));
+    assert_eq!(output.made.len(), 1);
+}
+
 #[test]
 fn an_unfinished_checksum_is_finished_before_the_packet_is_cut() {
     for make in [udp, tcp] {

@@ -15,7 +15,8 @@ pub enum Error {
     Version,
     /// IHL is below 5 or beyond the packet.
     HeaderLength,
-    /// The total length is below the header's or beyond the slice.
+    /// The total length is below the header's or beyond the slice, or the
+    /// fragment reaches beyond the largest packet.
     TotalLength,
     /// The header checksum is wrong.
     Checksum,
@@ -71,6 +72,10 @@ impl Header {
             return Err(Error::Checksum);
         }
         let fragment = u16::from_be_bytes([h[6], h[7]]);
+        // Cut once more, its parts would have offsets that begin anew.
+        if u32::from(fragment & 0x1fff) * 8 + u32::from(total_len) > u32::from(u16::MAX) {
+            return Err(Error::TotalLength);
+        }
         Ok(Header {
             src: Ipv4Addr::new(h[12], h[13], h[14], h[15]),
             dst: Ipv4Addr::new(h[16], h[17], h[18], h[19]),
@@ -240,7 +245,7 @@ mod tests {
         let fragment = Header {
             dont_fragment: false,
             more_fragments: true,
-            fragment_offset: 0x1fff,
+            fragment_offset: 0x1ffd,
             ..header
         };
         fragment.emit(&mut out);
