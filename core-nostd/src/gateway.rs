@@ -280,7 +280,10 @@ impl Gateway<'_> {
         self.state.now = self.state.now.max(now);
         let now = self.state.now;
         for index in 0..self.tables.networks.len() {
-            if let Some((peer, mtu)) = self.tables.learn_path_mtu(now, index, underlay, mtu) {
+            let network = self.tables.networks.get(index).filter(|n| n.present);
+            let peer = network.and_then(|n| self.tables.peer_by_underlay(n, underlay));
+            let Some((peer, _)) = peer else { continue };
+            if let Some(mtu) = self.tables.learn_path_mtu(now, peer, mtu) {
                 self.state.events.path_mtu(now, peer, mtu);
             }
         }

@@ -168,6 +168,49 @@ fn forged_path_mtus_do_not_choke_a_tunnel() {
 }
 
 #[test]
+fn a_refused_transaction_leaves_path_mtus_and_their_ends_alone() {
+    let at = |micros| Instant::from_micros(micros);
+    let refused = [
+        Operation::SetPathMtu {
+            peer: PeerId(0),
+            mtu: 1300,
+        },
+        Operation::RemoveNetwork(NET),
+    ];
+    let removed = [
+        Operation::UpsertPeer(Node::new(1).peer(2)),
+        Operation::RemoveNetwork(NET),
+    ];
+    Node::new(1).run(|gateway| {
+        set_path_mtu(gateway, 0, 1400);
+        assert_limit(gateway, at(TEN_MINUTES / 2), 2, 1350);
+        for operations in [&refused, &removed] {
+            gateway.apply(Owner::Cluster, operations).unwrap_err();
+            assert_limit(gateway, at(TEN_MINUTES / 2), 2, 1350);
+        }
+        // Not for longer than it was, and not again when it was over.
+        assert_limit(gateway, at(TEN_MINUTES), 2, 1450);
+        gateway.apply(Owner::Cluster, &refused).unwrap_err();
+        assert_limit(gateway, at(TEN_MINUTES), 2, 1450);
+    });
+    let unknown = Operation::SetPathMtu {
+        peer: PeerId(7),
+        mtu: 1300,
+    };
+    let error = Node::new(1).run(|gateway| gateway.apply(Owner::Cluster, &[unknown]));
+    assert_eq!(
+        error,
+        Err((
+            0,
+            TableError::NotFound {
+                table: Table::Peers,
+                id: 7
+            }
+        ))
+    );
+}
+
+#[test]
 fn super_frames_of_both_versions_are_measured_by_their_segments() {
     let marked = |frame: Vec<u8>, segmentation| Input {
         segmentation,

@@ -38,7 +38,7 @@ impl Gateway<'_> {
                     now: origin.now,
                     port: origin.ingress,
                 };
-                match link::receive(&mut self.tables, place, frame) {
+                match link::receive((&mut self.tables, &mut self.state.events), place, frame) {
                     Ok(fate) => fate,
                     Err(reason) => Fate::Drop(reason),
                 }

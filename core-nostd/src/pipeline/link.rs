@@ -5,6 +5,7 @@
 use core::net::{IpAddr, Ipv6Addr};
 
 use super::{deliver, local};
+use crate::events::Events;
 use crate::neighbors::Heard;
 use crate::tables::Tables;
 use crate::tables::entry::{NetworkEntry, PortEntry};
@@ -27,7 +28,7 @@ pub(crate) struct Place {
 /// Takes in what a neighbor said, and answers it.
 #[cold]
 pub(crate) fn receive(
-    tables: &mut Tables<'_>,
+    (tables, events): (&mut Tables<'_>, &mut Events),
     place: Place,
     frame: &mut Frame<'_>,
 ) -> Result<Fate, DropReason> {
@@ -53,7 +54,7 @@ pub(crate) fn receive(
     let Some((quote, mtu)) = too_big(&header, message, finished) else {
         return Ok(Fate::Punt);
     };
-    Ok(match lower_path_mtu(tables, place, &quote, mtu) {
+    Ok(match lower_path_mtu((tables, events), place, &quote, mtu) {
         true => Fate::Consume,
         false => Fate::Punt,
     })
@@ -200,11 +201,18 @@ fn too_big(header: &ip::Header, message: &[u8], finished: bool) -> Option<(Quote
 
 /// Lowers the path MTU of the peers that the quoted packet may have gone to, in all
 /// networks: the path is the same. `false` when it is none of a tunnel.
-fn lower_path_mtu(tables: &mut Tables<'_>, place: Place, quote: &Quote, mtu: u16) -> bool {
+fn lower_path_mtu(
+    (tables, events): (&mut Tables<'_>, &mut Events),
+    place: Place,
+    quote: &Quote,
+    mtu: u16,
+) -> bool {
     let mut matched = false;
     for index in 0..tables.networks.len() {
         if let Some(peer) = quoted_peer(tables, place, quote, index) {
-            tables.lower_path_mtu(place.now, peer, mtu);
+            if let Some(mtu) = tables.learn_path_mtu(place.now, peer, mtu) {
+                events.path_mtu(place.now, peer, mtu);
+            }
             matched = true;
         }
     }

@@ -303,7 +303,6 @@ impl Tables<'_> {
             false => 0,
         };
         let writer = Writer {
-            now: Instant::ZERO,
             owner,
             stamp: generation,
         };

@@ -24,7 +24,6 @@ type Inverse = Option<(Operation, Stamp)>;
 /// Who writes.
 #[derive(Clone, Copy)]
 pub(super) struct Writer {
-    pub(super) now: Instant,
     pub(super) owner: Owner,
     /// What entries are stamped with.
     pub(super) stamp: Stamp,
@@ -44,7 +43,6 @@ impl Tables<'_> {
             return Err((MAX_OPERATIONS, TableError::TooManyOperations { limit }));
         }
         let writer = Writer {
-            now,
             owner,
             stamp: self.sync.stamp(owner),
         };
@@ -74,6 +72,13 @@ impl Tables<'_> {
                 port.stats = PortStats::default();
             }
         }
+        // No operation looks at path MTUs, and no inverse could bring back until
+        // when one was believed: they are set when nothing is refused any more.
+        for operation in operations {
+            if let Operation::SetPathMtu { peer, mtu } = operation {
+                self.set_path_mtu(now, *peer, *mtu);
+            }
+        }
         Ok(())
     }
 
@@ -89,7 +94,7 @@ impl Tables<'_> {
             Operation::RemoveRoute { network, prefix } => {
                 self.remove_route(writer, *network, *prefix)
             }
-            Operation::SetPathMtu { peer, mtu } => self.set_path_mtu(writer.now, *peer, *mtu),
+            Operation::SetPathMtu { peer, .. } => self.need_peer(*peer).map(|()| None),
         }
     }
 

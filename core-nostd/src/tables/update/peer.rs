@@ -133,68 +133,33 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Takes in that packets of this size at most, outer headers included, get to a
-    /// peer, unless something lower is known.
-    pub(crate) fn lower_path_mtu(&mut self, now: Instant, id: PeerId, mtu: u16) {
-        let Some(peer) = self.peer(id) else { return };
-        let known = peer.path_mtu != 0 && now < peer.path_mtu_until;
-        let underlay = self.network(peer.network).map(|network| network.underlay);
-        let link = underlay
-            .and_then(|port| self.port(port))
-            .map_or(0, |p| p.mtu);
-        let limit = match known {
-            true => peer.path_mtu,
-            false => link.saturating_sub(1),
-        };
-        if mtu != 0 && mtu <= limit {
-            // There is such a peer.
-            let _ = self.set_path_mtu(now, id, mtu);
-        }
+    pub(super) fn need_peer(&self, id: PeerId) -> Result<(), TableError> {
+        slot(self.peers, Table::Peers, id.0)?;
+        self.peer(id).map(|_| ()).ok_or(TableError::NotFound {
+            table: Table::Peers,
+            id: id.0,
+        })
     }
 
-    /// Lowers what is known to get to a peer, for [`PATH_MTU_LIFETIME`]; 0 forgets it.
-    pub(super) fn set_path_mtu(
-        &mut self,
-        now: Instant,
-        id: PeerId,
-        mtu: u16,
-    ) -> Result<Inverse, TableError> {
-        slot(self.peers, Table::Peers, id.0)?;
-        let Some(peer) = self.peers.get_mut(id.index()).filter(|peer| peer.present) else {
-            return Err(TableError::NotFound {
-                table: Table::Peers,
-                id: id.0,
-            });
-        };
-        let old = core::mem::take(&mut peer.path_mtu);
-        if mtu != 0 {
+    /// Sets what is known to get to a peer, for [`PATH_MTU_LIFETIME`]; 0 forgets it.
+    pub(super) fn set_path_mtu(&mut self, now: Instant, id: PeerId, mtu: u16) {
+        if let Some(peer) = self.peers.get_mut(id.index()).filter(|peer| peer.present) {
             peer.believe_path_mtu(now, mtu);
         }
-        let inverse = Operation::SetPathMtu { peer: id, mtu: old };
-        Ok(Some((inverse, 0)))
     }
 
-    /// Lowers what is known to get to the peer of a network at an underlay
-    /// address; the peer and what is believed now, if that is news.
-    pub(crate) fn learn_path_mtu(
-        &mut self,
-        now: Instant,
-        network: usize,
-        underlay: IpAddr,
-        mtu: u16,
-    ) -> Option<(PeerId, u16)> {
-        let network = self.networks.get(network).filter(|n| n.present)?;
-        let (id, peer) = self.peer_by_underlay(network, underlay)?;
-        let port_mtu = self.port(network.underlay)?.mtu;
-        if mtu == 0 {
+    /// Lowers what is known to get to a peer, outer headers included; what is
+    /// believed now, if that is news. 0 tells nothing.
+    pub(crate) fn learn_path_mtu(&mut self, now: Instant, id: PeerId, mtu: u16) -> Option<u16> {
+        let peer = self.peer(id)?;
+        let port_mtu = self.port(self.network(peer.network)?.underlay)?.mtu;
+        let known = peer.path_mtu(now).unwrap_or(port_mtu).min(port_mtu);
+        let believed = peer.least_path_mtu().max(mtu);
+        if mtu == 0 || believed >= known {
             return None;
         }
-        let mtu = peer.least_path_mtu().max(mtu);
-        if mtu >= peer.path_mtu(now).unwrap_or(port_mtu).min(port_mtu) {
-            return None;
-        }
-        self.peers.get_mut(id.index())?.believe_path_mtu(now, mtu);
-        Some((id, mtu))
+        self.set_path_mtu(now, id, mtu);
+        Some(believed)
     }
 }
 
@@ -212,7 +177,10 @@ impl PeerEntry {
     }
 
     fn believe_path_mtu(&mut self, now: Instant, mtu: u16) {
-        self.path_mtu = mtu.max(self.least_path_mtu());
+        self.path_mtu = match mtu {
+            0 => 0,
+            _ => mtu.max(self.least_path_mtu()),
+        };
         self.path_mtu_until = now.after(PATH_MTU_LIFETIME);
     }
 }
