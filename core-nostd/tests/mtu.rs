@@ -94,6 +94,19 @@ fn the_pods_mtu_is_the_underlays_minus_the_overhead() {
     }
 }
 
+/// A link must carry 1280 bytes (RFC 8200 section 5), so no sender goes below.
+#[test]
+fn packet_too_big_never_tells_less_than_1280() {
+    let node = Node {
+        underlay_mtu: 1300,
+        ..Node::new(1)
+    };
+    node.run(|gateway| {
+        assert_eq!(told_mtu(&run(gateway, POD_A, sized6(REMOTE6, 1300))), 1280);
+        assert_eq!(told_mtu(&run(gateway, POD_A, sized(A_2, 1300))), 1250);
+    });
+}
+
 #[test]
 fn icmp_errors_quote_as_much_as_their_rfcs_allow() {
     Node::new(1).run(|gateway| {

@@ -5,7 +5,7 @@ use super::{Exit, Ip, Ready, Routed};
 use crate::channel::NetworkOptions;
 use crate::tables::entry::PeerEntry;
 use crate::wire::icmp::Error;
-use crate::wire::{checksum, ip, l4};
+use crate::wire::{checksum, ip, ipv6, l4};
 use crate::{Checksum, DropReason, PeerId, Segmentation};
 
 /// Checks that the packet may be forwarded: its TTL outlives this gateway
@@ -37,6 +37,12 @@ pub(super) fn fits(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
 
 fn too_big(packet: &Ip<'_, '_, Routed<'_>>, mtu: u16) -> Exit {
     if packet.header.dont_fragment {
+        // Nobody sends smaller IPv6 packets than any link must carry (RFC 8200
+        // section 5), so telling less would be in vain.
+        let mtu = match packet.header.is_v6() {
+            false => mtu,
+            true => mtu.max(ipv6::MIN_MTU),
+        };
         return DropReason::TooBig.with(Error::TooBig { mtu });
     }
     match packet.frame.segmentation {
