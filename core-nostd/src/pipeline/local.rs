@@ -235,7 +235,8 @@ pub(super) fn answer_echo<S>(
     if !is_icmp(packet) || packet.header.is_fragment() {
         return Ok(false);
     }
-    // The reply's checksum is made from the request's.
+    // No ping is a super-frame, and the reply's checksum is made from the request's.
+    packet.frame.segmentation = Segmentation::None;
     deliver::finish_checksum(packet)?;
     let reply_to = match packet.header.is_v6() {
         false => icmpv4::reply_to_echo,

@@ -14,7 +14,7 @@ use super::storage::Capacities;
 use super::update::Writer;
 use crate::addr::Key;
 use crate::channel::{Owner, Sync, Synced};
-use crate::{Instant, NetworkId, PeerId, PortId};
+use crate::{NetworkId, PeerId, PortId};
 
 /// Entries that one step looks at, at most.
 const STEP: u32 = 64;
