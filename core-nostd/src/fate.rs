@@ -82,7 +82,7 @@ drop_reasons! {
     SourceMac "source-mac" "Source guard: the Ethernet source is not the endpoint's MAC address."
     SourceIp "source-ip" "Source guard: the IP source is not one of the endpoint's addresses or allowed prefixes, or is the gateway's or no single host's."
     TunnelSpoof "tunnel-spoof" "A pod sent a tunnel packet (a network's UDP port, or protocol 4 or 41) to a node's underlay address."
-    DestinationGroup "destination-group" "The destination is broadcast or multicast, which this network does not flood."
+    DestinationGroup "destination-group" "The destination is broadcast or multicast, which this network does not flood, or the packet is for one host in a frame for all."
     DestinationMac "destination-mac" "The frame is not addressed to the gateway's MAC address."
     GatewayProtocol "gateway-protocol" "Sent to the gateway's own address, which only answers ping; ICMP unreachable was sent."
     NoRoute "no-route" "No route to the destination; ICMP net unreachable was sent."
@@ -108,7 +108,7 @@ drop_reasons! {
     TransitDenied "transit-denied" "A decapsulated packet would leave through another tunnel; this node is no transit."
     SourceRoute "source-route" "Source guard: the packet chooses its own route past the guard (IPv4 loose or strict source route, RFC 7126 section 4.3; IPv6 routing header, RFC 5095)."
     LinkLocalSource "link-local-source" "Source guard: an IPv6 link-local or unspecified source outside neighbor discovery and multicast listener discovery."
-    NdMalformed "nd-malformed" "A neighbor discovery message that is truncated, has a wrong checksum or came through a router (RFC 4861 section 7.1)."
+    NdMalformed "nd-malformed" "A neighbor discovery message that is truncated, has a wrong checksum or came through a router or another node (RFC 4861 section 7.1)."
     NdSenderMac "nd-sender-mac" "Source guard: the link-layer address in a neighbor discovery message is not the endpoint's."
     NdSenderIp "nd-sender-ip" "Source guard: the sender or target of a neighbor discovery message is not one of the endpoint's addresses."
     NdTarget "nd-target" "A neighbor solicitation for an address that the gateway does not answer for."
@@ -167,7 +167,8 @@ pub enum Counter {
     Originated,
     /// ICMP errors not sent because of the rate limit.
     IcmpRateLimited,
-    /// ICMP errors and copies not sent because the shell's spare buffers were all in use or too small.
+    /// ICMP errors and copies not sent because the shell's spare buffers were all in use or too small,
+    /// and copies beyond the 64 that are made of one frame.
     SparesExhausted,
     /// ICMP errors not sent because nothing routes back to the sender.
     IcmpNoRoute,
@@ -290,7 +291,7 @@ impl Counter {
             }
             Counter::IcmpRateLimited => "ICMP errors not sent because of the rate limit.",
             Counter::SparesExhausted => {
-                "ICMP errors and copies not sent for want of a spare buffer."
+                "ICMP errors and copies not sent for want of a spare buffer, and copies beyond 64."
             }
             Counter::IcmpNoRoute => "ICMP errors not sent because nothing routes to the sender.",
             Counter::FloodTooBig => "Copies of flooded frames too large for the port or peer.",

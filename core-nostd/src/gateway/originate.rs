@@ -185,14 +185,14 @@ impl Gateway<'_> {
         let before = originated.used;
         let (mut without_spare, mut too_big) = (0, 0);
         let context = self.origin_context(origin);
-        for target in flood::targets(context, origin.network, from).take(flood::MAX_COPIES) {
-            let Some(spare) = originated.spare() else {
+        for target in flood::targets(context, origin.network, from) {
+            let Some(spare) = originated.spare().filter(|_| !sent.is_full()) else {
                 without_spare += 1;
                 continue;
             };
             match flood::send(context, origin.network, target, (frame, &mut spare.frame)) {
                 Ok(port) => {
-                    // As long as the list of targets.
+                    // It is not full.
                     let _ = sent.push(port);
                     originated.used += 1;
                 }

@@ -15,6 +15,8 @@ pub(super) struct Opened<'t> {
     pub(super) peer: (PeerId, &'t PeerEntry),
     /// Traffic class octet of the outer header.
     pub(super) outer_tos: u8,
+    /// Whether the inner frame is addressed to a group.
+    pub(super) for_all: bool,
     /// What it came in, if in anything.
     pub(super) tunnel: Option<Tunnel>,
 }
@@ -66,6 +68,7 @@ fn open_vxlan<'t>(
             network,
             peer,
             outer_tos: outer.tos,
+            for_all: group,
             tunnel: Some(Tunnel::Vxlan),
         }),
         _ => Err(DropReason::InnerNotIp.into()),
@@ -102,6 +105,7 @@ fn open_ipip<'t>(
         network,
         peer,
         outer_tos: outer.tos,
+        for_all: false,
         tunnel: Some(Tunnel::Ipip),
     })
 }

@@ -5,7 +5,7 @@
 use super::route::{self, Hop, Way};
 use super::{Admitted, Context, Exit, Ip, Routed, deliver, forward, parse};
 use crate::channel::Encap;
-use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
+use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::{DropReason, Frame, NetworkId, PeerId, PortId};
 
 /// Copies that are made of one packet at most.
@@ -36,8 +36,15 @@ pub(crate) fn targets<'t>(
     let peers = (0..=u16::MAX).zip(context.tables.peers.iter());
     let peers = peers
         .filter(move |(_, peer)| from.is_none() && peer.present && peer.network == network)
+        .filter(|(_, peer)| tunnel(peer).is_some())
         .map(|(id, _)| Target::Peer(PeerId(id)));
     ports.chain(peers)
+}
+
+/// How copies get to a peer; `None` when it takes no tunnel.
+fn tunnel(peer: &PeerEntry) -> Option<Encap> {
+    let mut tunnels = [Encap::Vxlan, Encap::Ipip].into_iter();
+    tunnels.find(|encap| peer.accepts.contains(*encap))
 }
 
 /// Copies a packet into an empty frame and sends that to a target; returns the
@@ -77,11 +84,8 @@ fn hop<'t>(
         }
         Target::Peer(id) => {
             let peer = tables.peer(id).ok_or(DropReason::NoRoute)?;
-            let tunnel = match peer.accepts.contains(Encap::Vxlan) {
-                true => Encap::Vxlan,
-                false => Encap::Ipip,
-            };
-            route::to_peer(context, network, id, tunnel)
+            let encap = tunnel(peer).ok_or(DropReason::NoRoute)?;
+            route::to_peer(context, network, id, encap)
         }
     }
 }

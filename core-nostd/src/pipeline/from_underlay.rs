@@ -32,7 +32,8 @@ pub(super) fn run(
     let packet = guard::peer(context.tables, &opened, packet)?;
     let packet = decap::restore_offload(context.tables, &opened, packet)?;
     let packet = decap::merge_ecn(packet, opened.outer_tos)?;
-    guard::floods(opened.network, &packet, Some(opened.peer.0))?;
+    let from = Some(opened.peer.0);
+    guard::floods(opened.network, opened.for_all, &packet, from)?;
 
     let packet = route::lookup(context, packet)?;
     forward::transits(&packet, opened.peer)?;

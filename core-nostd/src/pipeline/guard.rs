@@ -68,10 +68,7 @@ pub(super) fn addressed(
     ethernet: &ethernet::Header,
     packet: &Ip<'_, '_, Admitted>,
 ) -> Result<(), Exit> {
-    floods(network, packet, None)?;
-    if ethernet.dst.is_group() {
-        return Err(DropReason::DestinationGroup.into());
-    }
+    floods(network, ethernet.dst.is_group(), packet, None)?;
     if ethernet.dst != network.gateway_mac {
         return Err(DropReason::DestinationMac.into());
     }
@@ -79,15 +76,26 @@ pub(super) fn addressed(
 }
 
 /// Turns broadcast and multicast away from the router's path: to be copied where
-/// the network floods, dropped elsewhere.
+/// the network floods, dropped elsewhere. A packet for one in a frame for all is
+/// dropped, too (RFC 1122 section 3.3.6): everybody would forward it.
+///
+/// Neighbor discovery gets here from other nodes only; a copy with its hop limit
+/// of 255 would be believed.
 #[inline(always)]
 pub(super) fn floods(
     network: &NetworkEntry,
+    frame_for_all: bool,
     packet: &Ip<'_, '_, Admitted>,
     from: Option<PeerId>,
 ) -> Result<(), Exit> {
     if !ip::is_group(packet.dst()) {
-        return Ok(());
+        return match frame_for_all {
+            false => Ok(()),
+            true => Err(DropReason::DestinationGroup.into()),
+        };
+    }
+    if packet.icmpv6_type().is_some_and(nd::is_nd) {
+        return Err(DropReason::NdMalformed.into());
     }
     match network.options.has(NetworkOptions::FLOOD) {
         true => Err(Exit::Flood { from }),

@@ -86,6 +86,7 @@ fn direct<'t>(context: Context<'t, '_>, header: &ip::Header) -> Result<decap::Op
         peer,
         // There is no other header to merge.
         outer_tos: header.tos,
+        for_all: false,
         tunnel: None,
     })
 }
