@@ -6,7 +6,7 @@ use super::route::{Hop, Tunnel, Way};
 use super::{Exit, Ip, Ready};
 use crate::channel::{NetworkOptions, Offloads};
 use crate::tables::entry::PeerEntry;
-use crate::wire::{ethernet, ip, l4, vxlan};
+use crate::wire::{ethernet, ip, ipv6, l4, vxlan};
 use crate::{Checksum, DropReason, MacAddr, Outer, OuterL4, PortId, Segmentation};
 
 /// Bytes that the largest encapsulation adds to an IP packet: VXLAN over IPv6.
@@ -152,9 +152,11 @@ fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
 /// addresses and protocol. `payload` is what the IP headers leave of the packet.
 #[inline(always)]
 pub(super) fn flow_hash(header: &ip::Header, payload: &[u8]) -> u64 {
-    let ports = match header.is_fragment() {
-        true => None,
-        false => l4::ports(header.protocol, payload),
+    let (protocol, ports) = match (header.is_fragment(), header.is_v6()) {
+        (false, _) => (header.protocol, l4::ports(header.protocol, payload)),
+        (true, false) => (header.protocol, None),
+        // The fragments of a packet may name different ones (RFC 8200 section 4.5).
+        (true, true) => (ipv6::FRAGMENT, None),
     };
     let (src, dst) = ports.unwrap_or((0, 0));
     let addresses = match (header.src, header.dst) {
@@ -163,7 +165,7 @@ pub(super) fn flow_hash(header: &ip::Header, payload: &[u8]) -> u64 {
         }
         (src, dst) => half(src).rotate_left(32) ^ half(dst),
     };
-    let rest = u64::from(header.protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
+    let rest = u64::from(protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
     // A multiplication carries differences upwards only, so the shifts bring them
     // down again: neighbouring addresses and ports spread evenly (splitmix64).
     let mut hash = addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ rest;

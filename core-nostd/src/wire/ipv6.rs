@@ -13,7 +13,8 @@ pub const MAX_EXTENSIONS: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+/// Protocol number of the fragment header.
+pub const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
@@ -162,7 +163,11 @@ fn step(upper: &mut Upper, packet: &[u8]) -> Result<bool, Error> {
         ROUTING => upper.source_routed |= h[2] == 0 || h[3] != 0,
         FRAGMENT => {
             let offset = u16::from_be_bytes([h[2], h[3]]);
-            upper.fragment = ip::Fragment::new(offset >> 3, offset & 1 != 0);
+            let fragment = ip::Fragment::new(offset >> 3, offset & 1 != 0);
+            // An atomic fragment within a fragment makes it no whole packet.
+            if fragment != ip::Fragment::Whole {
+                upper.fragment = fragment;
+            }
         }
         _ => {}
     }
@@ -305,6 +310,9 @@ mod tests {
         assert_eq!(at([0, 1]), ip::Fragment::First);
         assert_eq!(at([0, 8]), ip::Fragment::Later);
         assert_eq!(at([0xff, 0xf9]), ip::Fragment::Later);
+        let nested = [(FRAGMENT, 8, [0, 1]), (FRAGMENT, 8, [0, 0])];
+        let nested = walk(&nested, ip::UDP).unwrap();
+        assert_eq!(nested.fragment, ip::Fragment::First);
         // Behind a later fragment's header there is payload, whatever it looks like.
         let later = walk(&[(FRAGMENT, 8, [0, 9])], DESTINATION).unwrap();
         assert_eq!((later.protocol, later.offset), (DESTINATION, 48));

@@ -142,6 +142,17 @@ pub(super) fn discovery_cases() -> Vec<Case> {
             POD_A,
             extended(ask(), &[(FRAGMENT, &fragment6(0, true))]),
         ),
+        case(
+            NdMalformed,
+            POD_A,
+            extended(
+                ask(),
+                &[
+                    (FRAGMENT, &fragment6(0, true)),
+                    (FRAGMENT, &fragment6(0, false)),
+                ],
+            ),
+        ),
         case(SourceMac, POD_A, damaged(11, 9)),
         case(SourceRoute, POD_A, extended(ask(), &routed)),
         case(NdSenderMac, POD_A, told(135, A6, GATEWAY6, MAC_B)),
