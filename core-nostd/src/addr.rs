@@ -45,6 +45,11 @@ impl MacAddr {
         self.0[0] & 1 != 0
     }
 
+    /// Whether one device can have it: it is neither a group's nor zero.
+    pub(crate) fn is_device(self) -> bool {
+        !self.is_group() && self != Self::ZERO
+    }
+
     /// The MAC address of culvert's own VTEP at an underlay address: stable,
     /// unicast and locally administered, so that every node can derive every
     /// other node's without asking.

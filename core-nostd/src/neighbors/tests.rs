@@ -386,6 +386,26 @@ fn frames_that_cannot_wait_are_refused() {
 }
 
 #[test]
+fn unfinished_checksums_wait_with_their_frame() {
+    let mut slot = Slot::new_zeroed();
+    for checksum in [
+        crate::Checksum::None,
+        crate::Checksum::Partial {
+            start: 34,
+            offset: 6,
+        },
+    ] {
+        let mut buffers = ([7; 60], [0; 300]);
+        let mut frame = Frame::new(&mut buffers.0, 0, 60).unwrap();
+        frame.checksum = checksum;
+        slot.store(&frame).unwrap();
+        let mut spare = Frame::new(&mut buffers.1, 128, 0).unwrap();
+        slot.copy_to(&mut spare).unwrap();
+        assert_eq!((spare.checksum, spare.bytes()), (checksum, &[7; 60][..]));
+    }
+}
+
+#[test]
 fn a_forgotten_port_takes_its_neighbors_and_their_packets_along() {
     let mut memory = Memory::new(8, 1);
     let mut neighbors = memory.neighbors();

@@ -60,15 +60,23 @@ pub(crate) fn receive(
     })
 }
 
-/// What can be believed of a sender's address on the link.
-fn check_sender(port: &PortEntry, sender: IpAddr, mac: MacAddr) -> Result<(), DropReason> {
+/// Whether a sender's address and MAC address can be believed: it must be on the
+/// link. Who is not, and asks for us, is answered all the same: Linux asks in the
+/// name of the packet that it wants to send, whatever its source. Every node has a
+/// link-local address, which is nobody's tunnel's end unless the port has such a
+/// prefix.
+fn believed(
+    port: &PortEntry,
+    (sender, mac): (IpAddr, MacAddr),
+    asks_us: bool,
+) -> Result<bool, DropReason> {
     if port.addresses.has(sender) && mac != port.mac {
         return Err(DropReason::AddressConflict);
     }
     let link_local = matches!(sender, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    match link_local || port.allowed.covers(sender) {
-        true => Ok(()),
-        false => Err(DropReason::NeighborOffLink),
+    match port.allowed.covers(sender) {
+        false if !asks_us && !link_local => Err(DropReason::NeighborOffLink),
+        on_link => Ok(on_link),
     }
 }
 
@@ -81,14 +89,14 @@ fn receive_arp(
 ) -> Result<Fate, DropReason> {
     let port = tables.port(place.port).ok_or(DropReason::PortUnknown)?;
     let (own_mac, sender) = (port.mac, IpAddr::V4(packet.sender_ip));
-    if packet.sender_mac.is_group() || packet.sender_mac == MacAddr::ZERO {
+    if !packet.sender_mac.is_device() {
         return Err(DropReason::ArpMalformed);
     }
     let for_us = port.addresses.has(IpAddr::V4(packet.target_ip));
-    if !packet.sender_ip.is_unspecified() {
-        check_sender(port, sender, packet.sender_mac)?;
-        let answer = packet.operation == arp::Operation::Reply && ethernet.dst == own_mac;
-        let heard = match answer && for_us {
+    let asks_us = for_us && packet.operation == arp::Operation::Request;
+    let told = (sender, packet.sender_mac);
+    if !packet.sender_ip.is_unspecified() && believed(port, told, asks_us)? {
+        let heard = match for_us && !asks_us && ethernet.dst == own_mac {
             true => Heard::Answer,
             false => Heard::News,
         };
@@ -96,7 +104,7 @@ fn receive_arp(
         let neighbors = &mut tables.neighbors;
         neighbors.hear(place.now, from, packet.sender_mac, heard);
     }
-    if packet.operation == arp::Operation::Reply || !for_us || packet.sender_mac == own_mac {
+    if !asks_us || packet.sender_mac == own_mac {
         return Ok(Fate::Consume);
     }
     local::answer_arp(own_mac, packet, frame)?;
@@ -111,17 +119,26 @@ fn receive_discovery(
     frame: &mut Frame<'_>,
 ) -> Result<Fate, DropReason> {
     let port = *tables.port(place.port).ok_or(DropReason::PortUnknown)?;
+    let told = match *message {
+        nd::Message::Solicitation { source_mac, .. } => source_mac,
+        nd::Message::Advertisement(told) => told.target_mac,
+        // The gateways of a raw port are configured.
+        nd::Message::RouterSolicitation | nd::Message::Router => return Ok(Fate::Consume),
+    };
+    let mac = told.unwrap_or(ethernet.src);
+    if !mac.is_device() {
+        return Err(DropReason::NdMalformed);
+    }
     match *message {
         nd::Message::Solicitation { target, source_mac } => {
-            let mac = source_mac.unwrap_or(ethernet.src);
-            if !header.src.is_unspecified() {
-                check_sender(&port, header.src, mac)?;
-                if source_mac.is_some() {
-                    let from = (place.port, header.src);
-                    tables.neighbors.hear(place.now, from, mac, Heard::News);
-                }
+            let asks_us = port.addresses.has(IpAddr::V6(target));
+            let told = (header.src, mac);
+            let known = !header.src.is_unspecified() && believed(&port, told, asks_us)?;
+            if known && source_mac.is_some() {
+                let from = (place.port, header.src);
+                tables.neighbors.hear(place.now, from, mac, Heard::News);
             }
-            if !port.addresses.has(IpAddr::V6(target)) || ethernet.src == port.mac {
+            if !asks_us || ethernet.src == port.mac {
                 return Ok(Fate::Consume);
             }
             answer_solicitation(&port, (header.src, mac), target, frame)?;
@@ -129,8 +146,9 @@ fn receive_discovery(
         }
         nd::Message::Advertisement(told) => {
             let target = IpAddr::V6(told.target);
-            let mac = told.target_mac.unwrap_or(ethernet.src);
-            check_sender(&port, target, mac)?;
+            if !believed(&port, (target, mac), false)? {
+                return Ok(Fate::Consume);
+            }
             let heard = match (told.solicited && ethernet.dst == port.mac, told.overrides) {
                 (true, true) => Heard::Answer,
                 (true, false) => Heard::Confirmation,
@@ -141,7 +159,6 @@ fn receive_discovery(
             tables.neighbors.hear(place.now, from, mac, heard);
             Ok(Fate::Consume)
         }
-        // The gateways of a raw port are configured.
         nd::Message::RouterSolicitation | nd::Message::Router => Ok(Fate::Consume),
     }
 }

@@ -25,10 +25,10 @@ pub(super) fn unicast(address: IpAddr) -> Result<(), TableError> {
 
 /// An address that one device can have.
 pub(super) fn unicast_mac(mac: MacAddr) -> Result<(), TableError> {
-    if mac.is_group() || mac == MacAddr::ZERO {
-        return Err(TableError::Invalid(Reason::Mac));
+    match mac.is_device() {
+        true => Ok(()),
+        false => Err(TableError::Invalid(Reason::Mac)),
     }
-    Ok(())
 }
 
 /// What a network must have on its own.

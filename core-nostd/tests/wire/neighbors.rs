@@ -233,6 +233,20 @@ fn a_solicitation_from_a_link_local_address_is_answered() {
 }
 
 #[test]
+fn whoever_asks_for_us_is_answered_and_not_believed_when_off_the_link() {
+    // Linux asks in the name of a tunnel's or a pod's address.
+    for v6 in BOTH {
+        let far = if v6 { pod(true, 2) } else { pod(false, 2) };
+        on(setup(v6), |gateway| {
+            let asked = run(gateway, 0, WIRE, asks(v6, (mac(2), far), node(v6, 1)));
+            assert_eq!(asked.fate, Fate::Reply);
+            assert_eq!(asked.bytes[..12], [mac(2), mac(1)].concat());
+            verified(&asked.bytes);
+        });
+    }
+}
+
+#[test]
 fn a_changed_mac_address_is_learnt_at_once() {
     for v6 in BOTH {
         let new = [2, 0, 0, 0, 2, 2];
@@ -337,7 +351,7 @@ fn liars_are_not_believed() {
             ),
             (gratuitous(far, mac(9), true), DropReason::NeighborOffLink),
             (
-                asks(v6, (mac(9), far), node(v6, 1)),
+                asks(v6, (mac(9), far), node(v6, 3)),
                 DropReason::NeighborOffLink,
             ),
         ];
@@ -359,10 +373,12 @@ fn liars_are_not_believed() {
     routed[21] = 254;
     let mut group = gratuitous(node(false, 2), mac(9), true);
     group[22] = 3;
+    let group_v6 = gratuitous(node(true, 2), [3, 0, 0, 0, 0, 9], true);
     for (frame, reason) in [
         (damaged, DropReason::NdMalformed),
         (routed, DropReason::NdMalformed),
         (group, DropReason::ArpMalformed),
+        (group_v6, DropReason::NdMalformed),
         (
             gratuitous(node(false, 2), mac(9), true)[..41].to_vec(),
             DropReason::ArpMalformed,

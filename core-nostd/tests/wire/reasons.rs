@@ -27,7 +27,7 @@ fn cases() -> Vec<Case> {
     let foreign = ip_packet((mac(2), mac(1)), stranger, 17, &[0; 8]);
     let packet = |n| (POD, udp(false, n, b"x"));
     let conflict = arp(1, (mac(9), [192, 0, 2, 1]), (BROADCAST, [192, 0, 2, 1]));
-    let off_link = arp(1, (mac(9), [198, 51, 100, 1]), (BROADCAST, [192, 0, 2, 1]));
+    let off_link = arp(1, (mac(9), [198, 51, 100, 1]), (BROADCAST, [192, 0, 2, 3]));
     let nine = (3..12).map(packet).collect();
     vec![
         (DropReason::WireMac, false, with(0, &mac(8))),

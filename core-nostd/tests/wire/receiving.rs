@@ -121,6 +121,16 @@ fn a_zero_checksum_is_taken_over_ipv4_or_where_it_is_agreed_on() {
 }
 
 #[test]
+fn bytes_that_the_checksum_does_not_cover_are_nobodys() {
+    let mut frame = vxlan(false, &from_remote(false, b"hello"));
+    let len = u16::from_be_bytes([frame[38], frame[39]]);
+    set(&mut frame, 38, len - 1);
+    set(&mut frame, 40, 0);
+    let short = Fate::Drop(DropReason::Ipv4TotalLength);
+    assert_eq!(drop_of(vxlan_setup(false), frame), short);
+}
+
+#[test]
 fn fragments_are_refused_and_those_of_pods_pass() {
     for fragment in [0x2000u16, 1, 0x2001] {
         let mut frame = vxlan(false, &from_remote(false, b"hello"));

@@ -187,6 +187,26 @@ fn flow_labels_follow_the_inner_flow() {
     }
 }
 
+#[test]
+fn a_checksum_of_zero_is_sent_as_ones() {
+    for v6 in BOTH {
+        on_known(Setup::new(1, v6, Encap::Vxlan), |gateway| {
+            let at = if v6 { 60 } else { 40 };
+            let mut send = |word: [u8; 2]| {
+                let mut packet = udp(false, 2, &word);
+                // Without one of its own, so that the payload counts.
+                packet[40..42].fill(0);
+                let bytes = run(gateway, 1, POD, packet).bytes;
+                verified(&bytes);
+                [bytes[at], bytes[at + 1]]
+            };
+            // The payload is what makes the sum come out as zero (RFC 768).
+            let checksum = send([0, 0]);
+            assert_eq!(send(checksum), [0xff, 0xff]);
+        });
+    }
+}
+
 /// Puts the pseudo-header's sum into the checksum field, as a kernel with
 /// checksum offload does.
 fn unfinished(mut frame: Vec<u8>, (offset, protocol): (u16, u8)) -> Input {
