@@ -39,15 +39,19 @@ fn quote(gateway: &mut Gateway<'_>, len: usize) -> Vec<u8> {
     sent.bytes[14..14 + len].to_vec()
 }
 
-/// The MTU that the pod is told when its packet is too large for the tunnel; `None`
-/// when it is not.
-fn told(gateway: &mut Gateway<'_>, millis: u64, len: usize) -> Option<u16> {
-    let mut packet = udp(false, 2, &vec![7; len - 28]);
-    // Don't fragment.
+/// The packet with the don't-fragment flag.
+fn unfragmented(mut packet: Vec<u8>) -> Vec<u8> {
     packet[20] = 0x40;
     packet[24..26].fill(0);
     let header = etherparse::Ipv4Header::from_slice(&packet[14..]).unwrap().0;
     packet[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    packet
+}
+
+/// The MTU that the pod is told when its packet is too large for the tunnel; `None`
+/// when it is not.
+fn told(gateway: &mut Gateway<'_>, millis: u64, len: usize) -> Option<u16> {
+    let packet = unfragmented(udp(false, 2, &vec![7; len - 28]));
     let output = run(gateway, millis, POD, packet);
     match output.fate {
         Fate::Forward(WIRE) => None,
@@ -150,15 +154,23 @@ fn a_router_that_names_no_mtu_is_helped_out() {
     });
 }
 
-#[test]
-fn an_error_counts_for_all_networks_with_that_path() {
+/// Whether an error that came in by the wire lowers the path MTU of the same peer
+/// in a second network, whose tunnels leave by this port.
+fn counts_for_second(underlay: PortId) -> bool {
     on_known(Setup::new(1, false, Encap::Vxlan), |gateway| {
         let setup = Setup::new(1, false, Encap::Vxlan);
         let second = NetworkId(1);
+        let elsewhere = Port {
+            id: PortId(5),
+            mac: MacAddr::new(mac(55)),
+            ..setup.wire()
+        };
         let operations = [
+            Operation::UpsertPort(elsewhere),
             Operation::UpsertNetwork(Network {
                 id: second,
                 vni: Vni::new(7).unwrap(),
+                underlay,
                 ..setup.network()
             }),
             Operation::UpsertPeer(Peer {
@@ -188,12 +200,14 @@ fn an_error_counts_for_all_networks_with_that_path() {
         run(gateway, 1, WIRE, too_big(false, 1400, &quote));
         let addresses = (ip("10.99.1.2"), ip("10.99.2.2"));
         let macs = (pod_mac(4), GATEWAY_MAC);
-        let mut large = ip_frame(macs, addresses, (1, 2), &[0; 1380]);
-        large[20] = 0x40;
-        large[24..26].fill(0);
-        let header = etherparse::Ipv4Header::from_slice(&large[14..]).unwrap().0;
-        large[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+        let large = unfragmented(ip_frame(macs, addresses, (1, 2), &[0; 1380]));
         let output = run(gateway, 2, PortId(4), large);
-        assert_eq!(output.fate, Fate::Drop(DropReason::TooBig));
-    });
+        output.fate == Fate::Drop(DropReason::TooBig)
+    })
+}
+
+#[test]
+fn an_error_counts_for_all_networks_with_that_path() {
+    assert!(counts_for_second(WIRE));
+    assert!(!counts_for_second(PortId(5)));
 }

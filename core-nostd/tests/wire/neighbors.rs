@@ -305,6 +305,36 @@ fn a_neighbor_that_moved_without_a_word_is_found_within_a_second() {
 }
 
 #[test]
+fn a_proxys_answer_replaces_nothing_and_confirms() {
+    let solicited = |mac: [u8; 6]| {
+        let [src, dst] = [2, 1].map(|n| crate::node::v6(node(true, n)));
+        discovery((136, 0x40), (mac, src), (crate::node::mac(1), dst), src)
+    };
+    on(setup(true), |gateway| {
+        run(gateway, 0, POD, udp(false, 2, b"x"));
+        run(gateway, 1, WIRE, solicited(mac(2)));
+        assert_eq!(mac_used(gateway, 2, 2), Some(mac(2)));
+        assert_eq!(tick(gateway, 20_000), [], "it has answered");
+        run(gateway, 20_001, WIRE, solicited(mac(9)));
+        assert_eq!(mac_used(gateway, 20_002, 2), Some(mac(2)));
+    });
+}
+
+#[test]
+fn fragmented_neighbor_discovery_is_nobodys() {
+    let [src, dst] = [2, 1].map(|n| crate::node::v6(node(true, n)));
+    let whole = discovery((135, 0), (mac(2), src), (mac(1), dst), dst);
+    for (more, expected) in [(0, Fate::Reply), (1, Fate::Drop(DropReason::NdMalformed))] {
+        let payload = [&[58, 0, 0, more, 0, 0, 0, 1], &whole[54..]].concat();
+        let mut frame = ip_packet((mac(2), mac(1)), (src.into(), dst.into()), 44, &payload);
+        frame[21] = 255;
+        on(setup(true), |gateway| {
+            assert_eq!(run(gateway, 0, WIRE, frame).fate, expected);
+        });
+    }
+}
+
+#[test]
 fn an_advertisement_that_overrides_nothing_changes_nothing() {
     on_known(setup(true), |gateway| {
         let new = [2, 0, 0, 0, 2, 2];
