@@ -117,7 +117,7 @@ proptest! {
         encap in prop::sample::select(ALL),
         luck in prop::collection::vec(luck(), 0..120),
         packets in prop::collection::vec((1u8..3, any::<bool>(), 0usize..1200), 1..60),
-        step_ms in 1u64..400,
+        step_ms in 20u64..400,
     ) {
         let mut memories = [Memory::new(), Memory::new()];
         let [first, second] = &mut memories;

@@ -342,3 +342,54 @@ fn icmp_errors_about_packets_from_the_wire_go_back_by_it() {
         });
     }
 }
+
+#[test]
+fn a_spare_that_was_not_needed_is_as_good_as_new() {
+    let setup = Setup::new(1, false, Encap::Vxlan);
+    on(setup, |gateway| {
+        let network = Network {
+            node_addresses: list(&[ip("10.244.1.0")]),
+            ..setup.network()
+        };
+        gateway
+            .apply(Owner::Cluster, &[Operation::UpsertNetwork(network)])
+            .unwrap();
+        for n in 3..8 {
+            setup.add_peer(gateway, n, node(false, n));
+        }
+        // An error goes to each of six nodes, none of which is known: two wait.
+        let mut buffers: Vec<_> = (2..8).map(vxlan_to_nobody).collect();
+        let mut batch: Vec<_> = buffers
+            .iter_mut()
+            .map(|buffer| {
+                let len = buffer.len() - Frame::HEADROOM;
+                Packet::new(Frame::new(buffer, Frame::HEADROOM, len).unwrap())
+            })
+            .collect();
+        let made = with_spares(1, |originated| {
+            gateway.process(at(0), WIRE, &mut batch, originated);
+        });
+        let dropped = Fate::Drop(DropReason::NoRoute);
+        assert!(batch.iter().all(|packet| packet.fate == dropped));
+        assert_eq!(made.len(), 1, "a question");
+        assert_eq!(gateway.counter(Counter::OriginatedLost), 4);
+        assert_eq!(gateway.counter(Counter::SparesExhausted), 0);
+    });
+}
+
+/// A packet of node `n`'s pod to an address that nobody has, behind headroom.
+fn vxlan_to_nobody(n: u8) -> Vec<u8> {
+    let to = ip("10.7.0.1");
+    let inner = ip_frame(Default::default(), (pod(false, n), to), (1, 2), b"x");
+    let vtep = |n| MacAddr::vtep_for(node(false, n)).bytes();
+    let tunnelled = [
+        &[8, 0, 0, 0, 0, 0x10, 0, 0][..],
+        &vtep(1),
+        &vtep(n),
+        &inner[12..],
+    ];
+    let nodes = (node(false, n), node(false, 1));
+    let ports = (50_000, UDP_PORT);
+    let frame = ip_frame((mac(n), mac(1)), nodes, ports, &tunnelled.concat());
+    [vec![0; Frame::HEADROOM], frame].concat()
+}
