@@ -96,8 +96,20 @@ impl Gateway<'_> {
         let Some((src, port)) = src.zip(port) else {
             return;
         };
-        if ethernet.dst == port.mac && !ethernet.src.is_group() && ip::is_host(src) {
-            self.tables.neighbors.suspect(now, (id, src), ethernet.src);
+        if ethernet.dst != port.mac || !ethernet.src.is_device() || !ip::is_host(src) {
+            return;
+        }
+        // Without a tunnel the source is a pod, whose peer is the neighbor.
+        let sender = match port.allowed.covers(src) {
+            true => Some(src),
+            false => {
+                let peer = self.tables.direct_peer(id, src);
+                peer.map(|(_, (_, peer))| peer.underlay.address())
+            }
+        };
+        if let Some(sender) = sender {
+            let neighbors = &mut self.tables.neighbors;
+            neighbors.suspect(now, (id, sender), ethernet.src);
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "shared by the files of this test crate")]
 
+mod announcements;
 mod any;
 mod cluster;
 mod errors;

@@ -258,6 +258,50 @@ fn packets_without_a_tunnel_pass_the_peer_guard() {
 }
 
 #[test]
+fn of_several_networks_the_one_takes_it_that_may() {
+    let setup = Setup {
+        accepts: &[Encap::Vxlan],
+        ..vxlan_setup(false)
+    };
+    on(setup, |gateway| {
+        let second = NetworkId(1);
+        let operations = [
+            Operation::UpsertNetwork(Network {
+                id: second,
+                vni: Vni::new(7).unwrap(),
+                ..setup.network()
+            }),
+            Operation::UpsertPeer(Peer {
+                id: PeerId(9),
+                network: second,
+                accepts: EncapSet::of(&[Encap::Direct]),
+                ..setup.peer(2, node(false, 2))
+            }),
+            Operation::UpsertRoute(Route {
+                network: second,
+                prefix: IpPrefix::new(ip("10.244.2.0"), 24).unwrap(),
+                next_hop: NextHop::Peer {
+                    peer: PeerId(9),
+                    encap: Encap::Direct,
+                },
+            }),
+            Operation::UpsertPort(Port {
+                id: PortId(4),
+                mtu: 1450,
+                mac: MacAddr::new(pod_mac(4)),
+                offloads: Offloads::NONE,
+                kind: PortKind::Endpoint(Endpoint::with_address(second, pod(false, 1))),
+            }),
+        ];
+        gateway.apply(Owner::Cluster, &operations).unwrap();
+        let inner = from_remote(false, b"hello");
+        let direct = [&mac(1)[..], &mac(2), &[8, 0], &inner].concat();
+        let output = run(gateway, 0, WIRE, direct);
+        assert_eq!(output.fate, Fate::Forward(PortId(4)));
+    });
+}
+
+#[test]
 fn ping_to_the_underlay_address_is_answered() {
     for v6 in BOTH {
         let builder = etherparse::PacketBuilder::ethernet2(mac(2), mac(1));
