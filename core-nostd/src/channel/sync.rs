@@ -4,8 +4,10 @@
 //! knows what an owner's entries should be, but not what the core has. Removing
 //! everything first would stop traffic; so it syncs:
 //!
-//! 1. [`Sync::Begin`] reserves room for what will be there more than now (0 when
-//!    the shell does not know better and the tables are not nearly full).
+//! 1. [`Sync::Begin`] reserves room for what will be there more than now: the new
+//!    entries while the old are still there. A shell that does not know what is
+//!    there reserves what it is going to send, as far as `Hello` told of room for
+//!    it; `End` gives back what was not used.
 //! 2. `Apply` with all of the owner's entries as upserts, in as many transactions
 //!    as it takes, what others refer to first: each names its entry and changes
 //!    only what differs. Removals are allowed, too. The other owner's transactions
@@ -17,10 +19,15 @@
 //! Until `End` is sent nothing is removed, and what is in the old and in the new
 //! set forwards all the time.
 //!
-//! Any of these messages may be sent again when its answer did not come. When a
-//! transaction is refused the shell may go on, or give up with [`Sync::Abort`]:
-//! what was applied stays, nothing is swept. The same holds for a sync that
-//! breaks because the channel is lost: the next `Hello` ends it.
+//! Some changes cannot be made in place: an id that gets another network or
+//! underlay address (`Immutable`), an address or VNI that an old entry still has
+//! (`Conflict`), an id of the other owner's (`OwnedBy`), a table without room. Such
+//! an upsert is refused; the shell goes on, names neither it nor what refers to it,
+//! and begins another sync when this one has swept what was in the way.
+//!
+//! Any of these messages may be sent again when its answer did not come. A shell
+//! that gives up sends [`Sync::Abort`]: what was applied stays, nothing is swept. A
+//! sync that breaks because the channel is lost ends like that with the next `Hello`.
 
 use serde::{Deserialize, Serialize};
 

@@ -408,34 +408,43 @@ fn stamps_of_many_broken_syncs_do_not_come_back() {
 #[test]
 fn an_old_stamp_is_not_taken_for_a_new_one() {
     let extra = route("10.9.0.0/16", NextHop::Blackhole);
-    for (named_in, distance) in [
+    let cases = [
         (1, 254),
         (1, 255),
         (1, 256),
         (3, 255),
         (254, 255),
         (255, 255),
-    ] {
+    ];
+    for ((named_in, distance), ended) in cases
+        .iter()
+        .flat_map(|case| [(*case, true), (*case, false)])
+    {
         let mut storage = Box::new(Tiny::new());
         let mut gateway = storage.gateway();
         node(&mut gateway);
         let last = named_in + distance;
-        for transaction in 1..=last {
-            to_the_end(
-                &mut gateway,
-                &begin(transaction, Owner::Cluster, [0, 0, 0, 1]),
-            );
+        let sync = |gateway: &mut Gateway<'_>, transaction| {
+            let request = begin(transaction, Owner::Cluster, [0, 0, 0, 1]);
+            to_the_end(gateway, &request);
+        };
+        for transaction in 1..last {
+            sync(&mut gateway, transaction);
             if transaction == named_in {
                 put(&mut gateway, Owner::Cluster, std::slice::from_ref(&extra));
             }
+            if transaction == named_in && ended {
+                put(&mut gateway, Owner::Cluster, &without_other_node());
+                let (synced, _) = to_the_end(&mut gateway, &end(transaction));
+                assert_eq!((synced.swept, synced.kept), (3, 0));
+            }
         }
+        sync(&mut gateway, last);
         put(&mut gateway, Owner::Cluster, &without_other_node());
         let (synced, _) = to_the_end(&mut gateway, &end(last));
-        assert_eq!(
-            (synced.swept, synced.kept),
-            (4, 0),
-            "{named_in} + {distance}"
-        );
+        let expected = if ended { 1 } else { 4 };
+        let case = format!("{named_in} + {distance}, ended: {ended}");
+        assert_eq!((synced.swept, synced.kept), (expected, 0), "{case}");
     }
 }
 

@@ -19,12 +19,13 @@ use culvert_core::*;
 use dump::{check, dump, hello};
 use model::Model;
 use proptest::prelude::*;
-use world::{CAPACITIES, World, adopted, contains, entries, usage};
+use world::{World, adopted, contains, entries, usage};
 
 const NETWORKS: u16 = 2;
 const PORTS: u16 = 5;
 const PEERS: u16 = 5;
 const ROUTES: usize = 10;
+const CAPACITIES: [u32; 4] = [2, 5, 5, 10];
 type Small = Storage<2, 5, 5, 10>;
 
 fn capacities(numbers: [u32; 4]) -> Capacities {

@@ -4,9 +4,9 @@
 use culvert_core::channel::*;
 use culvert_core::*;
 
+use super::CAPACITIES;
 use super::dump::Dump;
 use super::model::Model;
-use super::{NETWORKS, PEERS, PORTS, ROUTES};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Name {
@@ -62,9 +62,6 @@ pub(crate) fn usage(tables: &Model, owner: Option<Owner>) -> [u32; 4] {
         count(&tables.listed_routes(), owner),
     ]
 }
-
-pub(crate) const CAPACITIES: [u32; 4] =
-    [NETWORKS as u32, PORTS as u32, PEERS as u32, ROUTES as u32];
 
 /// What the core told, without the host routes of endpoints.
 pub(crate) fn adopted(dump: &Dump) -> Model {
