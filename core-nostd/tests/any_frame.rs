@@ -2,6 +2,10 @@
 //! one fate each, a frame that stays in its buffer, and never a panic.
 
 mod common;
+#[path = "any_frame/dual.rs"]
+mod dual;
+#[path = "any_frame/packets.rs"]
+mod packets;
 
 use std::net::IpAddr;
 
@@ -161,6 +165,18 @@ fn checksum() -> impl Strategy<Value = Checksum> {
         6 => Just(Checksum::None),
         1 => Just(Checksum::Verified),
         2 => (start, offset).prop_map(|(start, offset)| Checksum::Partial { start, offset }),
+    ]
+}
+
+/// As [`checksum`], for where IPv6 has its upper layer.
+fn checksum6() -> impl Strategy<Value = Checksum> {
+    let start = prop::sample::select(vec![54u16, 34, 62]);
+    let offset = prop::sample::select(vec![2u16, 6, 16]);
+    prop_oneof![
+        8 => Just(Checksum::None),
+        1 => Just(Checksum::Verified),
+        1 => (start, offset).prop_map(|(start, offset)| Checksum::Partial { start, offset }),
+        1 => checksum(),
     ]
 }
 

@@ -37,8 +37,10 @@ fn arp_request(mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     out
 }
 
-/// Who asks for what by ARP, and whether the network mode answers.
-const ARP: [(PortId, [u8; 6], [u8; 4], [u8; 4], bool); 12] = [
+/// By which port who asks for what, and whether the network mode answers.
+type Question = (PortId, [u8; 6], [u8; 4], [u8; 4], bool);
+
+const ARP: [Question; 12] = [
     (POD_A, MAC_A, A, B, true),
     (POD_A, MAC_A, A, REMOTE, true),
     (POD_A, MAC_A, A, [10, 244, 9, 9], true),

@@ -83,6 +83,31 @@ fn local_paths_change_macs_ttl_and_checksum_only() {
 }
 
 #[test]
+fn ipv6_local_paths_change_macs_and_hop_limit_only() {
+    let (a, b, host) = (
+        (POD_A, MAC_A, A6),
+        (POD_B, MAC_B, B6),
+        (HOST, HOST_MAC, HOST6),
+    );
+    for (from, to) in [(a, b), (b, a), (a, a), (a, host), (host, b)] {
+        for hop_limit in [2, 64, 255] {
+            let mut frame = udp6(from.1, from.2, to.2, b"an odd number of it");
+            edit_ip6(&mut frame, |header| {
+                header.hop_limit = hop_limit;
+                header.traffic_class = 0xb9;
+                header.flow_label = etherparse::Ipv6FlowLabel::try_new(0xabcde).unwrap();
+            });
+            let mut frame = extended(frame, &[(0, &[0, 1, 4, 0, 0, 0, 0])]);
+            let output = on_node(|gateway| run(gateway, from.0, frame.clone()));
+            frame[..12].copy_from_slice(&[to.1, GATEWAY_MAC].concat());
+            edit_ip6(&mut frame, |header| header.hop_limit -= 1);
+            assert_eq!((output.fate, &output.bytes), (Fate::Forward(to.0), &frame));
+            verified(&output.bytes);
+        }
+    }
+}
+
+#[test]
 fn every_ttl_is_lowered_once() {
     on_node(|gateway| {
         for ttl in 2..=255 {

@@ -209,7 +209,10 @@ impl Shell {
         let mut spare: Vec<_> = self.spares.iter().map(|len| vec![0xa5; *len]).collect();
         let mut spares: Vec<_> = spare
             .iter_mut()
-            .map(|bytes| Packet::new(Frame::new(bytes, Frame::HEADROOM, 0).unwrap()))
+            .map(|bytes| {
+                let start = Frame::HEADROOM.min(bytes.len());
+                Packet::new(Frame::new(bytes, start, 0).unwrap())
+            })
             .collect();
         let mut originated = Originated::new(&mut spares);
         gateway.process(self.now, port, &mut batch, &mut originated);
@@ -276,7 +279,7 @@ impl Output {
 }
 
 /// The IP packet in a frame that leaves by a port.
-pub fn ip_packet<'b>((_, bytes, outer): &'b Made) -> &'b [u8] {
+pub fn ip_packet((_, bytes, outer): &Made) -> &[u8] {
     match outer.map(|outer| outer.l4) {
         None => &bytes[14..],
         Some(OuterL4::Udp { .. }) => &bytes[8 + 14..],
