@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use crate::lab::{Lab, Service};
+use crate::lab::Lab;
 use crate::process::{Output, run, wait_for};
+use crate::service::Service;
 
 /// A capture that runs.
 #[derive(Debug)]

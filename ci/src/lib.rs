@@ -13,14 +13,16 @@ pub mod measure;
 mod plan;
 mod process;
 mod runtime;
+mod service;
 mod site;
 mod sweep;
 
 pub use hold::hold;
 pub use inject::inject;
-pub use lab::{Lab, Pod, Service, UNDERLAY};
+pub use lab::{Lab, Pod, UNDERLAY};
 pub use plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
 pub use process::{Output, ProcessId, run, wait_for};
 pub use runtime::{Answer, Call};
+pub use service::Service;
 pub use site::tear_down_on_panic;
 pub use sweep::{Kept, Swept, namespaces_of, sweep};
