@@ -4,21 +4,27 @@ use std::io::{Read, Write};
 
 use anyhow::Result;
 
+use crate::guest::Checksums;
 use crate::lab::Lab;
 use crate::plan::{NetworkPlan, NodeKind, NodePlan, Plan};
 
-/// Builds a lab of two kernel nodes with a process in one of them, prints the
-/// lab's name, and waits for the end of standard input.
+/// Builds a lab of two kernel nodes, or a kernel node and a guest, with a process
+/// in a pod of the first, prints the lab's name and its processes, and waits for the end of standard input.
 ///
 /// # Errors
 /// When the lab cannot be built.
 ///
 /// # Panics
 /// When asked to.
-pub fn hold(panic: bool) -> Result<()> {
+pub fn hold(panic: bool, guest: bool) -> Result<()> {
+    let second = if guest {
+        NodeKind::Guest(Checksums::Finished)
+    } else {
+        NodeKind::Kernel
+    };
     let nodes = vec![
         NodePlan::new("n1", NodeKind::Kernel, 1),
-        NodePlan::new("n2", NodeKind::Kernel, 2),
+        NodePlan::new("n2", second, 2),
     ];
     let network = NetworkPlan {
         name: "held".into(),

@@ -1,28 +1,38 @@
 //! A node as plain Linux: `flannel.<vni>`, `cni0` and static entries, all as
 //! flannel's VXLAN backend and its CNI plugin set them up.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Result;
 
+use crate::guest::Place;
 use crate::plan::{NetworkPlan, NodePlan};
-use crate::process::run;
 
 /// Name of the tunnel device.
 pub(crate) fn device(network: &NetworkPlan) -> String {
     format!("flannel.{}", network.vni)
 }
 
-/// Configures the node's pod network in its namespace.
+/// The lines for `ip -batch` that give a node its addresses on the underlay.
+pub(crate) fn underlay_lines(node: &NodePlan) -> String {
+    let (address, address6) = (node.underlay(), node.underlay6());
+    format!(
+        "addr add {address}/24 dev eth0\n\
+         addr add {address6}/64 dev eth0 nodad\n\
+         link set eth0 up\n"
+    )
+}
+
+/// Configures the node's pod network.
 pub(crate) fn configure(
-    namespace: &str,
+    place: &Place,
     network: &NetworkPlan,
     node: &NodePlan,
     pod_mtu: u32,
 ) -> Result<()> {
     let (links, entries) = commands(network, node, pod_mtu);
-    run(&["ip", "-n", namespace, "-batch", "-"], &links)?;
-    run(&["bridge", "-n", namespace, "-batch", "-"], &entries)?;
+    place.batch("ip", &links)?;
+    place.batch("bridge", &entries)?;
     Ok(())
 }
 
@@ -59,36 +69,51 @@ fn commands(network: &NetworkPlan, node: &NodePlan, pod_mtu: u32) -> (String, St
     (links, entries)
 }
 
+/// What joins a pod to its node.
+#[derive(Debug)]
+pub(crate) struct Join<'a> {
+    /// The pod's name.
+    pub(crate) pod: &'a str,
+    /// Its namespace as `ip` on the node calls it.
+    pub(crate) namespace: &'a str,
+    /// Its addresses, each with the node's in the same prefix.
+    pub(crate) addresses: &'a [(IpAddr, IpAddr)],
+    /// MTU of the pod's device in bytes.
+    pub(crate) mtu: u32,
+}
+
 /// Joins a pod's namespace to the node: a veth whose other end is a port of `cni0`.
-pub(crate) fn add_pod(
-    (node_ns, pod_ns): (&str, &str),
-    pod: &str,
-    (address, gateway): (Ipv4Addr, Ipv4Addr),
-    mtu: u32,
-) -> Result<()> {
+pub(crate) fn add_pod((node, pod): (&Place, &Place), join: &Join) -> Result<()> {
+    let mtu = join.mtu;
     let on_node = format!(
-        "link add veth-{pod} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pod_ns}\n\
-         link set veth-{pod} master cni0 up\n"
+        "link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n\
+         link set {veth} master cni0 up\n",
+        join.namespace,
+        veth = veth(join.pod),
     );
-    run(&["ip", "-n", node_ns, "-batch", "-"], &on_node)?;
-    let in_pod = format!(
-        "addr add {address}/24 dev eth0\n\
-         link set eth0 up\n\
-         route add default via {gateway}\n"
-    );
-    run(&["ip", "-n", pod_ns, "-batch", "-"], &in_pod)?;
+    node.batch("ip", &on_node)?;
+    let mut in_pod = "link set eth0 up\n".to_owned();
+    for (address, gateway) in join.addresses {
+        let length = if address.is_ipv4() { "24" } else { "64 nodad" };
+        in_pod += &format!(
+            "addr add {address}/{length} dev eth0\n\
+             route add default via {gateway}\n"
+        );
+    }
+    pod.batch("ip", &in_pod)?;
     Ok(())
 }
 
-/// Takes the pod's veth away; nothing happens when it is gone.
-pub(crate) fn delete_pod(node_ns: &str, pod: &str) -> Result<()> {
-    let name = format!("veth-{pod}");
-    let there = run(
-        &["ip", "-n", node_ns, "-o", "link", "show", "type", "veth"],
-        "",
-    )?;
+/// Name of the node's end of a pod's veth.
+pub(crate) fn veth(pod: &str) -> String {
+    format!("veth-{pod}")
+}
+
+/// Takes a veth or a tunnel away; nothing happens when it is gone.
+pub(crate) fn delete_link(place: &Place, name: &str) -> Result<()> {
+    let there = place.batch("ip", "link show\n")?;
     if there.stdout.contains(&format!(" {name}@")) {
-        run(&["ip", "-n", node_ns, "link", "del", &name], "")?;
+        place.batch("ip", &format!("link del {name}\n"))?;
     }
     Ok(())
 }

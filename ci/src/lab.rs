@@ -2,7 +2,7 @@
 //! namespace of its own, and all of it gone when the lab is dropped.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::culvert::{self, Files};
+use crate::guest::Guest;
 use crate::kernel;
 use crate::plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
 use crate::process::{Output, ProcessId, run};
@@ -22,6 +23,12 @@ use crate::sweep::{Kept, sweep};
 /// Name of the place that holds the underlay's bridge.
 pub const UNDERLAY: &str = "underlay";
 
+/// Makes a node forward packets, in shell. The reverse-path filter is loose,
+/// systemd's default: a pod's packet to a node may come by the tunnel or by the
+/// underlay.
+pub(crate) const FORWARD: &str =
+    "cd /proc/sys/net/ipv4; echo 1 >ip_forward; echo 2 >conf/all/rp_filter";
+
 /// A pod of the lab.
 #[derive(Debug, Clone)]
 pub struct Pod {
@@ -31,9 +38,11 @@ pub struct Pod {
     pub node: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address; pods on guests have one.
+    pub address6: Option<Ipv6Addr>,
     /// The container's identity as the runtime gives it, 64 hex digits.
     pub container: String,
-    /// What CNI ADD printed; `None` on a kernel node.
+    /// What CNI ADD printed; `None` on a node without culvert.
     pub result: Option<Value>,
 }
 
@@ -45,6 +54,8 @@ pub struct Lab {
     plan: Plan,
     pods: Vec<Pod>,
     daemons: BTreeMap<String, u32>,
+    programs: Vec<PathBuf>,
+    pub(crate) guests: BTreeMap<String, Guest>,
 }
 
 impl Lab {
@@ -55,6 +66,15 @@ impl Lab {
     /// When the plan cannot be, this is not root, a tool is missing, or a
     /// daemon does not come up. Nothing is left then.
     pub fn new(plan: Plan) -> Result<Self> {
+        Self::with_programs(plan, Vec::new())
+    }
+
+    /// Builds a lab as [`Lab::new`] does, whose guests have some programs of this
+    /// machine more than usual, with the libraries that they are linked with.
+    ///
+    /// # Errors
+    /// As [`Lab::new`], or when a program is missing.
+    pub fn with_programs(plan: Plan, programs: Vec<PathBuf>) -> Result<Self> {
         plan.check()?;
         sweep(Kept::Leave)?;
         let site = Site::open()?;
@@ -63,6 +83,8 @@ impl Lab {
             plan,
             pods: Vec::new(),
             daemons: BTreeMap::new(),
+            programs,
+            guests: BTreeMap::new(),
         };
         lab.build()?;
         Ok(lab)
@@ -78,19 +100,30 @@ impl Lab {
             &["ip", "-n", &self.site.namespace(UNDERLAY), "-batch", "-"],
             &bridge,
         )?;
-        for (network, node) in self.plan.nodes() {
+        let plan = self.plan.clone();
+        // Guests boot while the rest is built.
+        for (_, node) in plan.nodes() {
+            if let NodeKind::Guest(checksums) = node.kind {
+                self.start_guest(node, checksums)?;
+            }
+        }
+        for (network, node) in plan.nodes() {
             self.build_node(network, node)?;
         }
-        let culvert: Vec<String> = self
-            .plan
-            .nodes()
-            .filter(|(_, node)| node.kind == NodeKind::Culvert)
-            .map(|(_, node)| node.name.clone())
-            .collect();
-        culvert.iter().try_for_each(|node| self.start_daemon(node))
+        for (network, node) in plan.nodes() {
+            match node.kind {
+                NodeKind::Culvert => self.start_daemon(&node.name)?,
+                NodeKind::Guest(_) => self.finish_guest(network, node)?,
+                NodeKind::Kernel => {}
+            }
+        }
+        Ok(())
     }
 
     fn build_node(&self, network: &NetworkPlan, node: &NodePlan) -> Result<()> {
+        if matches!(node.kind, NodeKind::Guest(_)) {
+            return Ok(());
+        }
         self.site.add_namespace(&node.name)?;
         let (underlay, own) = (
             self.site.namespace(UNDERLAY),
@@ -102,19 +135,13 @@ impl Lab {
              link set to-{name} master br0 up\n"
         );
         run(&["ip", "-n", &underlay, "-batch", "-"], &wire)?;
-        let address = format!(
-            "addr add {}/24 dev eth0\nlink set eth0 up\n",
-            node.underlay()
-        );
-        run(&["ip", "-n", &own, "-batch", "-"], &address)?;
-        // Loose reverse-path filter, systemd's default: a pod's packet to a node
-        // may come by the tunnel or by the underlay.
-        let set = "cd /proc/sys/net/ipv4; echo 1 > ip_forward; echo 2 > conf/all/rp_filter";
-        self.run(name, &["sh", "-ec", set])?;
-        match node.kind {
-            NodeKind::Kernel => kernel::configure(&own, network, node, self.plan.pod_mtu()),
-            NodeKind::Culvert => Files::new(&self.site, name).write(network, node),
+        let place = self.place(name);
+        place.batch("ip", &kernel::underlay_lines(node))?;
+        self.run(name, &["sh", "-ec", FORWARD])?;
+        if node.kind == NodeKind::Culvert {
+            return Files::new(&self.site, name).write(network, node);
         }
+        kernel::configure(&place, network, node, self.plan.pod_mtu())
     }
 
     /// What the lab was made from.
@@ -139,7 +166,13 @@ impl Lab {
         &self.site
     }
 
-    /// The network namespace of a node, a pod or [`UNDERLAY`].
+    /// Programs of this machine that guests have beside the usual ones.
+    pub(crate) fn programs(&self) -> &[PathBuf] {
+        &self.programs
+    }
+
+    /// The network namespace on this machine of a node, a pod or [`UNDERLAY`]; a
+    /// guest and its pods have none.
     #[must_use]
     pub fn namespace(&self, place: &str) -> String {
         self.site.namespace(place)
@@ -184,7 +217,7 @@ impl Lab {
     }
 
     /// Adds a pod to a node: by CNI ADD on a culvert node, by a veth and the
-    /// bridge on a kernel node.
+    /// bridge on a kernel node and in a guest.
     ///
     /// # Errors
     /// When the name is taken, or what the plugin or `ip` said; the pod's
@@ -193,14 +226,14 @@ impl Lab {
         check_name(pod)?;
         let taken = self.pods.iter().any(|other| other.name == pod) || self.node(pod).is_ok();
         ensure!(!taken, "`{pod}` is already a place in the lab");
-        self.site.add_namespace(pod)?;
+        self.add_pod_namespace(node, pod)?;
         match self.join_pod(node, pod) {
             Ok(added) => {
                 self.pods.push(added.clone());
                 Ok(added)
             }
             Err(error) => {
-                self.site.delete_namespace(pod)?;
+                self.delete_pod_namespace(node, pod)?;
                 Err(error.context(format!("adding pod {pod} to {node}")))
             }
         }
@@ -212,6 +245,7 @@ impl Lab {
             name: pod.to_owned(),
             node: node.to_owned(),
             address: Ipv4Addr::UNSPECIFIED,
+            address6: None,
             container: container_id(self.tag(), pod),
             result: None,
         };
@@ -221,7 +255,7 @@ impl Lab {
                 let (result, address) = culvert::parse_result(&output.stdout)?;
                 (made.result, made.address) = (Some(result), address);
             }
-            NodeKind::Kernel => {
+            NodeKind::Kernel | NodeKind::Guest(_) => {
                 let free = |host: &u8| {
                     let address = network.address(plan, *host);
                     !self.pods.iter().any(|other| other.address == address)
@@ -230,9 +264,14 @@ impl Lab {
                     .find(free)
                     .context("no free address on the node")?;
                 made.address = network.address(plan, host);
-                let places = (self.namespace(node), self.namespace(pod));
-                let addresses = (made.address, network.address(plan, 1));
-                kernel::add_pod((&places.0, &places.1), pod, addresses, self.plan.pod_mtu())?;
+                let first = (made.address.into(), network.address(plan, 1).into());
+                let mut addresses: Vec<(IpAddr, IpAddr)> = vec![first];
+                if matches!(plan.kind, NodeKind::Guest(_)) {
+                    let address6 = network.address6(plan, host);
+                    made.address6 = Some(address6);
+                    addresses.push((address6.into(), network.address6(plan, 1).into()));
+                }
+                self.join_kernel(node, pod, &addresses)?;
             }
         }
         Ok(made)
@@ -272,10 +311,12 @@ impl Lab {
                     left.stdout
                 );
             }
-            NodeKind::Kernel => kernel::delete_pod(&self.namespace(&pod.node), name)?,
+            NodeKind::Kernel | NodeKind::Guest(_) => {
+                kernel::delete_link(&self.place(&pod.node), &kernel::veth(name))?;
+            }
         }
         self.pods.retain(|other| other.name != name);
-        self.site.delete_namespace(name)
+        self.delete_pod_namespace(&pod.node, name)
     }
 
     /// Calls `culvert` on a culvert node, for example with `["counters"]`.
@@ -388,7 +429,10 @@ impl Lab {
     /// When it cannot be started or takes too long (it is killed then). A
     /// command that fails is no error here, see [`Output::success`].
     pub fn exec(&self, place: &str, argv: &[&str], limit: Duration) -> Result<Output> {
-        self.site.exec(place, argv, &[], ("", limit))
+        match self.guest_at(place) {
+            Some((guest, namespace)) => guest.exec(namespace, argv, limit),
+            None => self.site.exec(place, argv, &[], ("", limit)),
+        }
     }
 
     /// Runs a short command in a place's namespace and demands that it succeeds.
@@ -399,7 +443,8 @@ impl Lab {
         self.exec(place, argv, Duration::from_secs(20))?.success()
     }
 
-    /// The last lines of every daemon's log, for a failure's report.
+    /// The last lines of every daemon's log and every guest's console, for a
+    /// failure's report.
     #[must_use]
     pub fn log_tails(&self, lines: usize) -> String {
         let culvert = self
@@ -410,7 +455,11 @@ impl Lab {
             let name = format!("culvertd-{}", node.name);
             format!("--- {name}\n{}\n", culvert::tail(&self.log(&name), lines))
         });
-        tails.collect()
+        let consoles = self
+            .guests
+            .iter()
+            .map(|(name, guest)| format!("--- console of {name}\n{}\n", guest.console_tail(lines)));
+        tails.chain(consoles).collect()
     }
 
     pub(crate) fn log(&self, name: &str) -> PathBuf {

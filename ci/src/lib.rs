@@ -5,6 +5,7 @@ pub mod blast;
 pub mod capture;
 mod culvert;
 pub mod demo;
+mod guest;
 mod hold;
 mod inject;
 mod kernel;
@@ -17,6 +18,7 @@ mod service;
 mod site;
 mod sweep;
 
+pub use guest::{Checksums, Encapsulation, Guest};
 pub use hold::hold;
 pub use inject::inject;
 pub use lab::{Lab, Pod, UNDERLAY};

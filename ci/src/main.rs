@@ -64,6 +64,9 @@ enum Verb {
     Hold {
         #[arg(long)]
         panic: bool,
+        /// Make one of its nodes a guest.
+        #[arg(long)]
+        guest: bool,
     },
 }
 
@@ -109,7 +112,7 @@ fn act(verb: Verb) -> Result<()> {
             })?)
         }
         Verb::Inject { device, frames } => inject(&device, &frames),
-        Verb::Hold { panic } => hold(panic),
+        Verb::Hold { panic, guest } => hold(panic, guest),
     }
 }
 

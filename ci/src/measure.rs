@@ -1,7 +1,7 @@
 //! Measurements between places of a lab: round trips, throughput, and the rate
 //! of the smallest datagrams.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -72,8 +72,20 @@ impl Lab {
     /// # Errors
     /// When ping cannot run. Lost answers are no error.
     pub fn ping(&self, from: &str, to: Ipv4Addr, count: u32) -> Result<Ping> {
-        let (count, to) = (count.to_string(), to.to_string());
-        let argv = ["ping", "-n", "-c", &count, "-i", "0.002", "-W", "1", &to];
+        self.ping_address(from, &to.to_string(), count)
+    }
+
+    /// Sends `count` ICMPv6 echo requests as [`Lab::ping`] does.
+    ///
+    /// # Errors
+    /// As [`Lab::ping`].
+    pub fn ping6(&self, from: &str, to: Ipv6Addr, count: u32) -> Result<Ping> {
+        self.ping_address(from, &to.to_string(), count)
+    }
+
+    fn ping_address(&self, from: &str, to: &str, count: u32) -> Result<Ping> {
+        let count = count.to_string();
+        let argv = ["ping", "-n", "-c", &count, "-i", "0.002", "-W", "1", to];
         let output = self.exec(from, &argv, Duration::from_secs(15))?;
         parse_ping(&output.stdout)
             .with_context(|| format!("`{}`: {}", output.command, output.stderr.trim()))

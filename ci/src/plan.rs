@@ -1,8 +1,10 @@
 //! What a lab is made of, and every address that follows from it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
+
+use crate::guest::Checksums;
 
 /// What makes a node's pod network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,9 @@ pub enum NodeKind {
     Culvert,
     /// The kernel's `vxlan` device and a bridge, as flannel configures them.
     Kernel,
+    /// A machine of its own with Debian's kernel, configured as a kernel node
+    /// and for IPv6 too; see [`crate::Guest`].
+    Guest(Checksums),
 }
 
 /// One node.
@@ -42,13 +47,25 @@ impl NodePlan {
         Ipv4Addr::new(192, 168, 77, self.number)
     }
 
+    /// The node's IPv6 address on the underlay, a /64.
+    #[must_use]
+    pub fn underlay6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, u16::from(self.number))
+    }
+
+    /// MAC address of a guest's network device.
+    #[must_use]
+    pub fn guest_mac(&self) -> String {
+        format!("52:54:00:a8:4d:{:02x}", self.number)
+    }
+
     /// MAC address of the node's tunnel end. That of a culvert node is the one
     /// that culvertd derives from the underlay address.
     #[must_use]
     pub fn vtep_mac(&self) -> String {
         let first = match self.kind {
             NodeKind::Culvert => "0a:63",
-            NodeKind::Kernel => "6e:6b",
+            NodeKind::Kernel | NodeKind::Guest(_) => "6e:6b",
         };
         let [a, b, c, d] = self.underlay().octets();
         format!("{first}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
@@ -84,6 +101,19 @@ impl NetworkPlan {
         Ipv4Addr::new(10, self.net, node.number, host)
     }
 
+    /// IPv6 address number `host` in the IPv6 block of `node`.
+    #[must_use]
+    pub fn address6(&self, node: &NodePlan, host: u8) -> Ipv6Addr {
+        let [net, number, host] = [self.net, node.number, host].map(u16::from);
+        Ipv6Addr::new(0xfd00, net, number, 0, 0, 0, 0, host)
+    }
+
+    /// The block of IPv6 addresses of the pods on `node`.
+    #[must_use]
+    pub fn block6(&self, node: &NodePlan) -> String {
+        format!("{}/64", self.address6(node, 0))
+    }
+
     /// The block of addresses of the pods on `node`.
     #[must_use]
     pub fn block(&self, node: &NodePlan) -> String {
@@ -107,7 +137,7 @@ impl NetworkPlan {
                 node.underlay(),
                 self.block(node)
             );
-            if node.kind == NodeKind::Kernel {
+            if node.kind != NodeKind::Culvert {
                 text += &format!("vtep_mac = \"{}\"\n", node.vtep_mac());
             }
         }

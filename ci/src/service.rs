@@ -28,13 +28,18 @@ impl Lab {
     /// it prints.
     ///
     /// # Errors
-    /// When it cannot be started, ends, or does not print it within 10 s.
+    /// When it cannot be started, ends, or does not print it within 10 s, or the
+    /// place is in a guest, see [`crate::Guest::shell`].
     pub fn spawn(
         &self,
         place: &str,
         argv: &[&str],
         ready: impl Fn(&str) -> bool,
     ) -> Result<Service> {
+        ensure!(
+            self.guest_at(place).is_none(),
+            "{place} is in a guest, whose processes the lab does not watch"
+        );
         let number = SERVICES.fetch_add(1, Ordering::Relaxed);
         let log = self.log(&format!("{place}-{number}"));
         let pid = self.site().background(place, argv, &log)?;
