@@ -56,7 +56,8 @@ impl Image {
     /// When the kernel or a program is missing (`ci/setup` brings both), or the
     /// cache, `guest` beside the directory of the lab's program, cannot be written.
     pub(crate) fn prepare(extra: &[PathBuf]) -> Result<Self> {
-        let cache = own_dir()?.join("../guest");
+        let own = own_dir()?.canonicalize()?;
+        let cache = own.with_file_name("guest");
         let parts = Parts::find(&cache, extra)?;
         let initramfs = cache.join(format!("initramfs-{:016x}.cpio", parts.key()?));
         if initramfs.is_file() {
@@ -173,12 +174,13 @@ fn kernel_version(root: &Path) -> Option<(String, PathBuf)> {
     there.then(|| (version, entry.path()))
 }
 
-fn find_program(name: &str) -> Result<PathBuf> {
+/// The path of a program that `ci/setup` installs.
+pub(super) fn find_program(name: &str) -> Result<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let found = std::env::split_paths(&path)
         .map(|dir| dir.join(name))
         .find(|file| file.is_file());
-    found.with_context(|| format!("`{name}`, which a guest needs, is missing: run ci/setup"))
+    found.with_context(|| format!("`{name}`, which guests need, is missing: run ci/setup"))
 }
 
 /// The modules `wanted` and all that they need, from the text of `modules.dep`.

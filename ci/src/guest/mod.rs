@@ -25,7 +25,7 @@ use crate::lab::UNDERLAY;
 use crate::process::{Output, wait_for};
 use crate::site::Site;
 use channel::{Channel, shell_line};
-use image::Image;
+use image::{Image, find_program};
 
 pub(crate) use lab::Place;
 pub use tunnel::Encapsulation;
@@ -88,8 +88,10 @@ impl Guest {
         let image = Image::prepare(machine.programs)?;
         let console = site.dir().join(format!("logs/console-{name}.log"));
         let socket = site.dir().join(format!("{name}.sock"));
+        let qemu = find_program("qemu-system-x86_64")?.display().to_string();
         let words = command_line(machine, &image, &socket);
-        let argv: Vec<&str> = words.iter().map(String::as_str).collect();
+        let words = words.iter().map(String::as_str);
+        let argv: Vec<&str> = [&*qemu].into_iter().chain(words).collect();
         let pid = site.background(UNDERLAY, &argv, &console)?;
         Ok(Self {
             site: Arc::clone(site),
@@ -193,7 +195,7 @@ impl Guest {
     }
 }
 
-/// QEMU and its arguments.
+/// QEMU's arguments.
 fn command_line(machine: &Machine, image: &Image, socket: &Path) -> Vec<String> {
     let Machine { name, mac, mtu, .. } = machine;
     let offloads = match machine.checksums {
@@ -201,7 +203,7 @@ fn command_line(machine: &Machine, image: &Image, socket: &Path) -> Vec<String> 
         Checksums::Unfinished => String::new(),
     };
     // Code that QEMU has translated is kept in 64 MiB, not in up to a gigabyte.
-    let fixed = "qemu-system-x86_64 -M q35,usb=off,sata=off,smbus=off -accel tcg,tb-size=64 -cpu max \
+    let fixed = "-M q35,usb=off,sata=off,smbus=off -accel tcg,tb-size=64 -cpu max \
                  -nodefaults -no-user-config -no-reboot -display none -serial stdio";
     let mut words: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
     for (option, value) in [
