@@ -105,10 +105,12 @@ fn tag_from_dir(dir: &Path) -> String {
 
 /// Whether the process that owns this directory is no more.
 fn is_dead(dir: &Path) -> bool {
-    if let Ok(text) = fs::read_to_string(dir.join("owner")) {
-        return !parse_owner(&text).is_some_and(ProcessId::is_alive);
+    let owner = fs::read_to_string(dir.join("owner")).unwrap_or_default();
+    if let Some(owner) = parse_owner(&owner) {
+        return !owner.is_alive();
     }
-    // No owner: either just being made (its name says by whom) or half removed.
+    // No owner, or not all of the line yet: either just being made (its name says
+    // by whom) or half removed.
     let tag = tag_from_dir(dir);
     let digits = tag.trim_start_matches("new-").trim_start_matches("cvl");
     let pid = digits.split('x').next().and_then(|pid| pid.parse().ok());
@@ -184,6 +186,26 @@ mod tests {
         ] {
             assert_eq!(tag_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_lab_that_is_just_being_made_is_not_dead() {
+        let own = std::process::id();
+        let made = tempfile::tempdir().unwrap();
+        let dir = made.path().join(format!("new-cvl{own}x3"));
+        fs::create_dir(&dir).unwrap();
+        assert!(!is_dead(&dir));
+        for begun in ["".to_owned(), own.to_string()] {
+            fs::write(dir.join("owner"), &begun).unwrap();
+            assert!(!is_dead(&dir), "`{begun}`");
+        }
+        fs::write(dir.join("owner"), format!("{own} 1\n")).unwrap();
+        assert!(is_dead(&dir));
+        // No process can have this number.
+        let dead = made.path().join("new-cvl4294967295");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("owner"), "").unwrap();
+        assert!(is_dead(&dead));
     }
 
     #[test]
