@@ -8,6 +8,7 @@
 )]
 
 mod cluster;
+pub mod raw_ports;
 mod v6;
 
 use culvert_core::channel::*;

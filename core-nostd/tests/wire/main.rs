@@ -8,6 +8,8 @@ mod cluster;
 mod errors;
 mod neighbors;
 mod node;
+#[path = "../common/raw_ports.rs"]
+mod raw_ports;
 mod reasons;
 mod receiving;
 mod sending;
