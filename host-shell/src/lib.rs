@@ -4,7 +4,7 @@
 //! - [`daemon`] is the control plane, [`dataplane`] the worker around the packet core.
 //! - [`config`], [`cni`], [`api`], [`spool`], [`state`] and [`ipam`] are what comes
 //!   in from people and runtimes, and what outlives the process.
-//! - [`netlink`], [`sys`] and [`whois`] talk to the kernel; all `unsafe` is in [`sys`].
+//! - [`netlink`], [`sysctl`], [`sys`] and [`whois`] talk to the kernel; all `unsafe` is in [`sys`].
 
 pub mod api;
 pub mod cni;
@@ -17,4 +17,5 @@ pub mod netlink;
 pub mod spool;
 pub mod state;
 pub mod sys;
+pub mod sysctl;
 pub mod whois;

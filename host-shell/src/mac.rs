@@ -1,7 +1,7 @@
 //! Ethernet addresses as configuration, database and API spell them.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use culvert_core::MacAddr;
@@ -18,13 +18,33 @@ pub struct Mac(pub [u8; 6]);
 pub struct MacError(String);
 
 impl Mac {
-    /// The address of a pod's interface: `0a:58` and the four bytes of its IPv4 address.
+    /// The address of an interface in the pods' network, of a pod or the host, with these
+    /// addresses: `0a:58` and the four bytes of its first IPv4 address, or `0a:5a` and the last
+    /// four bytes of its first IPv6 address.
     ///
     /// Locally administered and stable, so a pod that gets its address back has the MAC its
-    /// neighbors still know. Other CNI plugins use the same prefix.
-    pub fn for_pod(address: Ipv4Addr) -> Mac {
-        let [a, b, c, d] = address.octets();
-        Mac([0x0a, 0x58, a, b, c, d])
+    /// neighbors still know. Other CNI plugins use the prefix of IPv4, too.
+    pub fn for_pod(addresses: &[IpAddr]) -> Mac {
+        let v4 = addresses.iter().find(|address| address.is_ipv4());
+        match v4.or(addresses.first()) {
+            Some(IpAddr::V4(v4)) => {
+                let [a, b, c, d] = v4.octets();
+                Mac([0x0a, 0x58, a, b, c, d])
+            }
+            Some(IpAddr::V6(v6)) => {
+                let [.., a, b, c, d] = v6.octets();
+                Mac([0x0a, 0x5a, a, b, c, d])
+            }
+            None => Mac([0x0a, 0x5a, 0, 0, 0, 0]),
+        }
+    }
+
+    /// The link-local IPv6 address that follows from it (RFC 4291 appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        let halves = [a << 8 ^ 0x200 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];
+        let [w, x, y, z] = halves;
+        Ipv6Addr::new(0xfe80, 0, 0, 0, w, x, y, z)
     }
 
     /// What makes the address unusable for an interface (group bit, all zero), or `None`.
@@ -113,10 +133,30 @@ mod tests {
     }
 
     #[test]
+    fn link_local_addresses_are_as_the_kernel_makes_them() {
+        for (mac, address) in [
+            ("52:74:f2:b1:a8:7f", "fe80::5074:f2ff:feb1:a87f"),
+            ("0a:58:0a:f4:01:07", "fe80::858:aff:fef4:107"),
+        ] {
+            let mac: Mac = mac.parse().unwrap();
+            assert_eq!(mac.link_local().to_string(), address);
+        }
+    }
+
+    #[test]
     fn pod_address_is_local_and_usable() {
-        let mac = Mac::for_pod(Ipv4Addr::new(10, 244, 1, 7));
-        assert_eq!(mac.to_string(), "0a:58:0a:f4:01:07");
-        assert_eq!(mac.problem(), None);
+        let mac = |addresses: &[&str]| {
+            let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+            Mac::for_pod(&addresses)
+        };
+        for (addresses, text) in [
+            (&["10.244.1.7"][..], "0a:58:0a:f4:01:07"),
+            (&["fd00::1", "10.244.1.7"], "0a:58:0a:f4:01:07"),
+            (&["fd00::1:0203"], "0a:5a:00:01:02:03"),
+        ] {
+            assert_eq!(mac(addresses).to_string(), text);
+            assert_eq!(mac(addresses).problem(), None);
+        }
         assert!(Mac([1, 0, 0, 0, 0, 0]).problem().is_some());
         assert!(Mac([0; 6]).problem().is_some());
     }

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::ipam::Pool;
+use crate::ipam::{Pool, Pools};
 use crate::mac::Mac;
 
 /// Version of the tables below; a database with a greater one is refused.
@@ -32,8 +32,10 @@ const ATTACHMENTS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("
 const LEASES: TableDefinition<&[u8], (&str, &str)> = TableDefinition::new("leases");
 /// Port → (container id, interface).
 const PORTS: TableDefinition<u16, (&str, &str)> = TableDefinition::new("ports");
-/// Network → the address given last, as a number.
+/// Network → the IPv4 address given last, as a number.
 const CURSORS: TableDefinition<&str, u32> = TableDefinition::new("cursors");
+/// Network → the IPv6 address given last, as a number. Versions for IPv4 only do not look at it.
+const CURSORS6: TableDefinition<&str, u128> = TableDefinition::new("cursors6");
 
 /// What identifies an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,8 +72,8 @@ pub struct Reservation {
     pub netns: String,
     /// Which namespace the path meant at the time.
     pub netns_id: NetnsId,
-    /// This address and no other.
-    pub address: Option<Ipv4Addr>,
+    /// These addresses, at most one of each IP version, and no others of theirs.
+    pub addresses: Vec<IpAddr>,
     /// A MAC other than the derived one.
     pub mac: Option<Mac>,
     /// Name of the CNI network configuration that asks for it.
@@ -166,17 +168,25 @@ pub enum StateError {
     #[error("address {address} cannot be given: it {problem} {}", .pool.block())]
     NotInPool {
         /// The address asked for.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Why not.
         problem: &'static str,
         /// The pool.
         pool: Pool,
     },
+    /// The node has no addresses of the IP version asked for.
+    #[error("address {address} cannot be given: this node has no {} block in network {network}", version(*.address))]
+    NoPool {
+        /// The address asked for.
+        address: IpAddr,
+        /// The network's name.
+        network: String,
+    },
     /// The address asked for is taken.
     #[error("address {address} is in use by container {}, interface {}", .by.container_id, .by.ifname)]
     AddressInUse {
         /// The address asked for.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Who has it.
         by: Key,
     },
@@ -186,6 +196,13 @@ pub enum StateError {
     /// No port is left.
     #[error("no port is left: all of {} to {} are in use", .0.start(), .0.end())]
     PortsExhausted(RangeInclusive<u16>),
+}
+
+fn version(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    }
 }
 
 fn list(addresses: &[IpAddr]) -> String {
@@ -205,7 +222,7 @@ fn db(error: impl Into<redb::Error>) -> StateError {
 #[derive(Debug)]
 pub struct Store {
     database: Database,
-    pool: Pool,
+    pools: Pools,
     ports: RangeInclusive<u16>,
 }
 
@@ -213,7 +230,7 @@ impl Store {
     /// Opens `state_dir/culvert.redb`, makes directory (mode 0700) and database if need be, and
     /// repairs what a crash left.
     ///
-    /// New attachments get their addresses from `pool` and their ports from `ports`; those
+    /// New attachments get an address from each of `pools` and their ports from `ports`; those
     /// recorded before keep theirs.
     ///
     /// # Errors
@@ -221,7 +238,7 @@ impl Store {
     /// [`StateError::Open`].
     pub fn open(
         state_dir: &Path,
-        pool: Pool,
+        pools: Pools,
         ports: RangeInclusive<u16>,
     ) -> Result<Store, StateError> {
         let directory = |source| StateError::Directory {
@@ -245,7 +262,7 @@ impl Store {
         })?;
         let store = Store {
             database,
-            pool,
+            pools,
             ports,
         };
         store.prepare(path)?;
@@ -266,22 +283,23 @@ impl Store {
             txn.open_table(LEASES).map_err(db)?;
             txn.open_table(PORTS).map_err(db)?;
             txn.open_table(CURSORS).map_err(db)?;
+            txn.open_table(CURSORS6).map_err(db)?;
             Ok(())
         })
     }
 
-    /// Records the intent to attach, with an address and a port of its own.
+    /// Records the intent to attach, with addresses (IPv4 first) and a port of its own.
     ///
     /// # Errors
     /// [`StateError::Duplicate`] if the key is there; [`StateError::NotInPool`],
-    /// [`StateError::AddressInUse`], [`StateError::PoolExhausted`],
+    /// [`StateError::NoPool`], [`StateError::AddressInUse`], [`StateError::PoolExhausted`],
     /// [`StateError::PortsExhausted`]; or the database fails.
     pub fn reserve(&self, key: &Key, wanted: &Reservation) -> Result<Attachment, StateError> {
         self.write(|txn| {
             if let Some(existing) = load(&txn.open_table(ATTACHMENTS).map_err(db)?, key)? {
                 return Err(StateError::Duplicate(Box::new(existing)));
             }
-            let address = self.lease(txn, key, wanted.address)?;
+            let addresses = self.lease_all(txn, key, &wanted.addresses)?;
             let since_1970 = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
@@ -290,10 +308,10 @@ impl Store {
                 phase: Phase::Intent,
                 netns: wanted.netns.clone(),
                 netns_id: wanted.netns_id,
-                addresses: vec![address.into()],
-                mac: wanted.mac.unwrap_or_else(|| Mac::for_pod(address)),
+                mac: wanted.mac.unwrap_or_else(|| Mac::for_pod(&addresses)),
+                addresses,
                 port: self.take_port(txn, key)?,
-                network: self.pool.network().to_owned(),
+                network: self.pools.network().to_owned(),
                 configuration: Some(wanted.configuration.clone()),
                 host: HostFacts::default(),
                 created: since_1970.as_secs(),
@@ -396,65 +414,25 @@ impl Store {
         Ok(value)
     }
 
-    fn lease(
+    fn lease_all(
         &self,
         txn: &WriteTransaction,
         key: &Key,
-        wanted: Option<Ipv4Addr>,
-    ) -> Result<Ipv4Addr, StateError> {
-        let mut leases = txn.open_table(LEASES).map_err(db)?;
-        let mut cursors = txn.open_table(CURSORS).map_err(db)?;
-        let address = match wanted {
-            Some(address) => self.check(&leases, address)?,
-            None => {
-                let last = cursors.get(self.pool.network()).map_err(db)?;
-                let last = last.map(|last| Ipv4Addr::from(last.value()));
-                let free = self.find_free(&leases, last)?;
-                cursors
-                    .insert(self.pool.network(), u32::from(free))
-                    .map_err(db)?;
-                free
-            }
-        };
-        leases
-            .insert(&address.octets()[..], (&*key.container_id, &*key.ifname))
-            .map_err(db)?;
-        Ok(address)
-    }
-
-    /// Passes an address that was asked for if it can be given.
-    fn check(
-        &self,
-        leases: &impl ReadableTable<&'static [u8], (&'static str, &'static str)>,
-        address: Ipv4Addr,
-    ) -> Result<Ipv4Addr, StateError> {
-        if let Some(problem) = self.pool.problem(address) {
-            return Err(StateError::NotInPool {
-                address,
-                problem,
-                pool: self.pool.clone(),
+        wanted: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, StateError> {
+        if let Some(address) = wanted.iter().find(|a| self.pools.like(**a).is_none()) {
+            return Err(StateError::NoPool {
+                address: *address,
+                network: self.pools.network().to_owned(),
             });
         }
-        match leases.get(&address.octets()[..]).map_err(db)? {
-            Some(holder) => Err(StateError::AddressInUse {
-                address,
-                by: to_key(holder.value()),
-            }),
-            None => Ok(address),
+        let mut addresses = Vec::new();
+        for pool in self.pools.iter() {
+            let wanted = wanted.iter().find(|a| a.is_ipv4() == pool.is_ipv4());
+            addresses.push(lease(txn, pool, key, wanted.copied())?);
         }
-    }
-
-    fn find_free(
-        &self,
-        leases: &impl ReadableTable<&'static [u8], (&'static str, &'static str)>,
-        last: Option<Ipv4Addr>,
-    ) -> Result<Ipv4Addr, StateError> {
-        for candidate in self.pool.candidates(last) {
-            if leases.get(&candidate.octets()[..]).map_err(db)?.is_none() {
-                return Ok(candidate);
-            }
-        }
-        Err(StateError::PoolExhausted(self.pool.clone()))
+        addresses.sort_unstable();
+        Ok(addresses)
     }
 
     /// Takes the smallest free port.
@@ -477,6 +455,91 @@ impl Store {
             .map_err(db)?;
         Ok(port)
     }
+}
+
+/// Takes an address of a pool: the one that is wanted, or the next.
+fn lease(
+    txn: &WriteTransaction,
+    pool: &Pool,
+    key: &Key,
+    wanted: Option<IpAddr>,
+) -> Result<IpAddr, StateError> {
+    let mut leases = txn.open_table(LEASES).map_err(db)?;
+    let address = match wanted {
+        Some(address) => check(&leases, pool, address)?,
+        None => {
+            let free = find_free(&leases, pool, last_given(txn, pool)?)?;
+            set_last_given(txn, pool, free)?;
+            free
+        }
+    };
+    leases
+        .insert(&*octets(address), (&*key.container_id, &*key.ifname))
+        .map_err(db)?;
+    Ok(address)
+}
+
+/// Passes an address that was asked for if it can be given.
+fn check(
+    leases: &impl ReadableTable<&'static [u8], (&'static str, &'static str)>,
+    pool: &Pool,
+    address: IpAddr,
+) -> Result<IpAddr, StateError> {
+    if let Some(problem) = pool.problem(address) {
+        return Err(StateError::NotInPool {
+            address,
+            problem,
+            pool: pool.clone(),
+        });
+    }
+    match leases.get(&*octets(address)).map_err(db)? {
+        Some(holder) => Err(StateError::AddressInUse {
+            address,
+            by: to_key(holder.value()),
+        }),
+        None => Ok(address),
+    }
+}
+
+fn find_free(
+    leases: &impl ReadableTable<&'static [u8], (&'static str, &'static str)>,
+    pool: &Pool,
+    last: Option<IpAddr>,
+) -> Result<IpAddr, StateError> {
+    for candidate in pool.candidates(last) {
+        if leases.get(&*octets(candidate)).map_err(db)?.is_none() {
+            return Ok(candidate);
+        }
+    }
+    Err(StateError::PoolExhausted(pool.clone()))
+}
+
+fn last_given(txn: &WriteTransaction, pool: &Pool) -> Result<Option<IpAddr>, StateError> {
+    let network = pool.network();
+    Ok(if pool.is_ipv4() {
+        let cursors = txn.open_table(CURSORS).map_err(db)?;
+        let last = cursors.get(network).map_err(db)?;
+        last.map(|last| Ipv4Addr::from(last.value()).into())
+    } else {
+        let cursors = txn.open_table(CURSORS6).map_err(db)?;
+        let last = cursors.get(network).map_err(db)?;
+        last.map(|last| Ipv6Addr::from(last.value()).into())
+    })
+}
+
+fn set_last_given(txn: &WriteTransaction, pool: &Pool, address: IpAddr) -> Result<(), StateError> {
+    let network = pool.network();
+    match address {
+        IpAddr::V4(v4) => {
+            let mut cursors = txn.open_table(CURSORS).map_err(db)?;
+            cursors.insert(network, u32::from(v4)).map_err(db)?;
+        }
+        IpAddr::V6(v6) => {
+            let mut cursors = txn.open_table(CURSORS6).map_err(db)?;
+            cursors.insert(network, u128::from(v6)).map_err(db)?;
+        }
+    }
+    Ok(())
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

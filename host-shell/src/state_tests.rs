@@ -8,12 +8,13 @@ use tempfile::TempDir;
 
 use super::*;
 
+fn pools(blocks: &[&str]) -> Pools {
+    let blocks: Vec<_> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+    Pools::new("pods", &blocks).unwrap()
+}
+
 fn open(dir: &TempDir, block: &str, ports: RangeInclusive<u16>) -> Result<Store, StateError> {
-    Store::open(
-        dir.path(),
-        Pool::new("pods", block.parse().unwrap()).unwrap(),
-        ports,
-    )
+    Store::open(dir.path(), pools(&[block]), ports)
 }
 
 fn store(dir: &TempDir) -> Store {
@@ -34,7 +35,10 @@ fn want(address: Option<&str>) -> Reservation {
             dev: 4,
             ino: u64::MAX,
         },
-        address: address.map(|address| address.parse().unwrap()),
+        addresses: address
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
         mac: None,
         configuration: "culvert".into(),
     }
@@ -204,6 +208,104 @@ fn a_changed_block_keeps_old_attachments() {
     assert!(store.release(&key("a")).unwrap().is_some());
 }
 
+/// A store with pools of both IP versions.
+fn dual(dir: &TempDir) -> Store {
+    Store::open(dir.path(), pools(&["fd00::/125", "10.244.1.0/29"]), 1..=100).unwrap()
+}
+
+fn texts(attachment: &Attachment) -> Vec<String> {
+    let addresses = attachment.addresses.iter();
+    addresses.map(ToString::to_string).collect()
+}
+
+#[test]
+fn both_ip_versions_are_leased_and_freed_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dual(&dir);
+    let a = add(&store, "a");
+    assert_eq!(texts(&a), ["10.244.1.1", "fd00::1"]);
+    assert_eq!(a.mac.to_string(), "0a:58:0a:f4:01:01");
+    let wanted = |addresses: &[&str]| Reservation {
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ..want(None)
+    };
+    let reserve = |id: &str, addresses: &[&str]| store.reserve(&key(id), &wanted(addresses));
+    assert_eq!(
+        texts(&reserve("b", &["fd00::6"]).unwrap()),
+        ["10.244.1.2", "fd00::6"]
+    );
+    assert_eq!(
+        texts(&reserve("c", &["fd00::5", "10.244.1.5"]).unwrap()),
+        ["10.244.1.5", "fd00::5"]
+    );
+    assert_eq!(
+        store.holder("fd00::5".parse().unwrap()).unwrap(),
+        Some(key("c"))
+    );
+    for (addresses, part) in [
+        (
+            ["10.244.1.4", "fd00::5"],
+            "fd00::5 is in use by container c",
+        ),
+        (["10.244.1.4", "fd00::8"], "is not in the block fd00::/125"),
+        (["10.244.1.4", "fd00::"], "node's own"),
+    ] {
+        let error = reserve("d", &addresses).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    // Nothing of what was refused stays.
+    assert_eq!(store.holder("10.244.1.4".parse().unwrap()).unwrap(), None);
+    store.release(&key("a")).unwrap();
+    assert_eq!(store.holder("fd00::1".parse().unwrap()).unwrap(), None);
+    assert_eq!(texts(&add(&store, "e")), ["10.244.1.3", "fd00::2"]);
+}
+
+#[test]
+fn a_node_gets_ipv6_and_keeps_its_pods_and_its_place_in_the_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = store(&dir);
+    let old = [add(&before, "a"), add(&before, "b")];
+    before.release(&key("a")).unwrap();
+    drop(before);
+    let store = dual(&dir);
+    assert_eq!(store.list().unwrap(), old[1..]);
+    assert_eq!(texts(&add(&store, "c")), ["10.244.1.3", "fd00::1"]);
+    drop(store);
+    // And back: the lease of an address that no pool has is freed all the same.
+    let store = open(&dir, "10.244.1.0/29", 1..=100).unwrap();
+    assert_eq!(texts(&add(&store, "d")), ["10.244.1.4"]);
+    assert!(store.release(&key("c")).unwrap().is_some());
+    assert_eq!(store.holder("fd00::1".parse().unwrap()).unwrap(), None);
+    let error = store
+        .reserve(&key("e"), &want(Some("fd00::1")))
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no IPv6 block in network pods"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_exhausted_ipv6_pool_takes_no_ipv4_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(&["10.0.0.0/24", "fd00::/126"]);
+    let store = Store::open(dir.path(), pools, 1..=100).unwrap();
+    for id in ["a", "b", "c"] {
+        add(&store, id);
+    }
+    let error = store
+        .reserve(&key("d"), &want(None))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("all 3 pod addresses of fd00::/126"),
+        "{error}"
+    );
+    assert_eq!(store.holder("10.0.0.4".parse().unwrap()).unwrap(), None);
+    store.release(&key("b")).unwrap();
+    assert_eq!(texts(&add(&store, "d")), ["10.0.0.4", "fd00::2"]);
+}
+
 #[test]
 fn a_second_process_is_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -242,8 +344,8 @@ fn what_is_no_database_is_named() {
     let error = open(&dir, "10.244.1.0/29", 1..=2).unwrap_err().to_string();
     assert!(error.contains("culvert.redb"), "{error}");
     fs::write(dir.path().join("file"), "").unwrap();
-    let pool = Pool::new("pods", "10.0.0.0/24".parse().unwrap()).unwrap();
-    let error = Store::open(&dir.path().join("file"), pool, 1..=2).unwrap_err();
+    let pools = pools(&["10.0.0.0/24"]);
+    let error = Store::open(&dir.path().join("file"), pools, 1..=2).unwrap_err();
     assert!(matches!(error, StateError::Directory { .. }), "{error}");
 }
 

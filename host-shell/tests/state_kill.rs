@@ -6,14 +6,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use culvert_host::ipam::Pool;
+use culvert_host::ipam::Pools;
 use culvert_host::state::{HostFacts, Key, NetnsId, Phase, Reservation, Store};
 
 const CHILD: &str = "CULVERT_TEST_STATE_DIR";
 
 fn open(dir: &Path) -> Store {
-    let pool = Pool::new("pods", "10.244.1.0/24".parse().unwrap()).unwrap();
-    Store::open(dir, pool, 1..=500).unwrap()
+    let blocks = ["10.244.1.0/24", "fd00:1::/64"].map(|block| block.parse().unwrap());
+    let pools = Pools::new("pods", &blocks).unwrap();
+    Store::open(dir, pools, 1..=500).unwrap()
 }
 
 fn key(id: u32) -> Key {
@@ -31,7 +32,7 @@ fn work(dir: &Path) -> ! {
     let wanted = Reservation {
         netns: "/n".into(),
         netns_id: NetnsId { dev: 1, ino: 2 },
-        address: None,
+        addresses: Vec::new(),
         mac: None,
         configuration: "culvert".into(),
     };

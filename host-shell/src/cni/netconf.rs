@@ -1,6 +1,6 @@
 //! The network configuration on a call's stdin.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,10 +42,10 @@ pub struct NetConf {
 }
 
 /// What a runtime asks of ADD.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// This address and no other.
-    pub address: Option<Ipv4Addr>,
+    /// These addresses, at most one of each IP version, and no others of theirs.
+    pub addresses: Vec<IpAddr>,
     /// This MAC address for the pod's interface.
     pub mac: Option<Mac>,
 }
@@ -134,22 +134,22 @@ impl NetConf {
     /// wins; likewise `runtimeConfig.mac` and `MAC=`. A prefix length is ignored.
     ///
     /// # Errors
-    /// Code 7 or 4 for values that are no addresses, code 2 for IPv6 and for several addresses.
+    /// Code 7 or 4 for values that are no addresses, code 2 for several addresses of an IP version.
     pub fn wanted(&self, env: &Environment) -> Result<Wanted, CniError> {
         let runtime = child(&self.object, "runtimeConfig")?;
         let cni = child(&self.object, "args")?
             .map(|args| child(args, "cni"))
             .transpose()?
             .flatten();
-        let address = match (
+        let addresses = match (
             list(runtime, "runtimeConfig", "ips")?,
             list(cni, "args.cni", "ips")?,
         ) {
-            (Some(ips), _) => one_address("runtimeConfig.ips", ips)?,
-            (None, Some(ips)) => one_address("args.cni.ips", ips)?,
+            (Some(ips), _) => addresses("runtimeConfig.ips", ips)?,
+            (None, Some(ips)) => addresses("args.cni.ips", ips)?,
             (None, None) => match env.arg("IP") {
-                Some(ip) if !ip.is_empty() => Some(argument_address(ip)?),
-                _ => None,
+                Some(ip) if !ip.is_empty() => vec![argument_address(ip)?],
+                _ => Vec::new(),
             },
         };
         let runtime_mac = match runtime {
@@ -163,7 +163,7 @@ impl NetConf {
             }
             _ => None,
         };
-        Ok(Wanted { address, mac })
+        Ok(Wanted { addresses, mac })
     }
 
     /// The result of the plugins before this one, or of ADD for CHECK.
@@ -290,39 +290,33 @@ fn timeout(object: &Map<String, Value>) -> Result<Duration, CniError> {
     }
 }
 
-fn one_address(key: &str, list: &[Value]) -> Result<Option<Ipv4Addr>, CniError> {
-    let [value] = list else {
-        return Err(CniError::new(
-            code::UNSUPPORTED_FIELD,
-            format!(
-                "{key} {}: one address can be asked for, not several",
-                Value::from(list.to_vec())
-            ),
-        ));
-    };
-    let address = value.as_str().and_then(parse_address);
-    match address {
-        Some(IpAddr::V4(address)) => Ok(Some(address)),
-        Some(IpAddr::V6(_)) => Err(CniError::new(
-            code::UNSUPPORTED_FIELD,
-            format!("{key} {value}: the data path is IPv4 only so far"),
-        )),
-        None => Err(wrong(key, value, "is not an IP address")),
+fn addresses(key: &str, list: &[Value]) -> Result<Vec<IpAddr>, CniError> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for value in list {
+        let address = value.as_str().and_then(parse_address);
+        let address = address.ok_or_else(|| wrong(key, value, "is not an IP address"))?;
+        let like = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+        if addresses.iter().any(like) {
+            return Err(CniError::new(
+                code::UNSUPPORTED_FIELD,
+                format!(
+                    "{key} {}: one address of each IP version can be asked for, not several",
+                    Value::from(list.to_vec())
+                ),
+            ));
+        }
+        addresses.push(address);
     }
+    Ok(addresses)
 }
 
-fn argument_address(text: &str) -> Result<Ipv4Addr, CniError> {
-    match parse_address(text) {
-        Some(IpAddr::V4(address)) => Ok(address),
-        Some(IpAddr::V6(_)) => Err(CniError::new(
-            code::UNSUPPORTED_FIELD,
-            format!("CNI_ARGS IP {text:?}: the data path is IPv4 only so far"),
-        )),
-        None => Err(CniError::new(
+fn argument_address(text: &str) -> Result<IpAddr, CniError> {
+    parse_address(text).ok_or_else(|| {
+        CniError::new(
             code::INVALID_ENVIRONMENT,
             format!("CNI_ARGS IP {text:?} is not an IP address"),
-        )),
-    }
+        )
+    })
 }
 
 fn parse_address(text: &str) -> Option<IpAddr> {

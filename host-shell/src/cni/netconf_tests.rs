@@ -1,6 +1,7 @@
 //! Tests of the configuration's parser.
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 
 use serde_json::json;
 
@@ -114,37 +115,48 @@ fn keys_are_read_without_regard_to_case() {
         ("/r".as_ref(), "/s".as_ref())
     );
     let wanted = conf.wanted(&env("")).unwrap();
-    assert_eq!(wanted.address, Some(Ipv4Addr::new(10, 0, 0, 5)));
+    assert_eq!(wanted.addresses, [Ipv4Addr::new(10, 0, 0, 5)]);
     assert_eq!(wanted.mac, Some(Mac([10, 0, 0, 0, 0, 1])));
 }
 
 #[test]
 fn the_nearest_request_wins() {
-    let address = |extra, args| conf(extra).unwrap().wanted(&env(args)).unwrap().address;
+    let addresses = |extra, args| conf(extra).unwrap().wanted(&env(args)).unwrap().addresses;
     let args = json!({"cni": {"ips": ["10.0.0.2"]}});
     assert_eq!(
-        address(
+        addresses(
             json!({"runtimeConfig": {"ips": ["10.0.0.1"]}, "args": args}),
             "IP=10.0.0.3"
         ),
-        Some(Ipv4Addr::new(10, 0, 0, 1))
+        [Ipv4Addr::new(10, 0, 0, 1)]
     );
     assert_eq!(
-        address(json!({"args": args}), "IP=10.0.0.3"),
-        Some(Ipv4Addr::new(10, 0, 0, 2))
+        addresses(json!({"args": args}), "IP=10.0.0.3"),
+        [Ipv4Addr::new(10, 0, 0, 2)]
     );
     assert_eq!(
-        address(json!({"runtimeConfig": {"ips": []}}), "IP=10.0.0.3"),
-        Some(Ipv4Addr::new(10, 0, 0, 3))
+        addresses(json!({"runtimeConfig": {"ips": []}}), "IP=10.0.0.3"),
+        [Ipv4Addr::new(10, 0, 0, 3)]
     );
-    assert_eq!(address(json!({}), "IP="), None);
+    assert_eq!(addresses(json!({}), "IP="), [] as [IpAddr; 0]);
+    let both = json!({"runtimeConfig": {"ips": ["fd00::5/64", "10.0.0.5"]}});
+    let both = addresses(both, "")
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    assert_eq!(both, ["fd00::5", "10.0.0.5"]);
+    assert_eq!(addresses(json!({}), "IP=fd00::3")[0].to_string(), "fd00::3");
 }
 
 #[test]
 fn impossible_requests_are_refused() {
     let error = |extra, args| conf(extra).unwrap().wanted(&env(args)).unwrap_err();
     assert_eq!(
-        error(json!({"runtimeConfig": {"ips": ["fd00::1"]}}), "").code,
+        error(
+            json!({"runtimeConfig": {"ips": ["fd00::1", "10.0.0.1", "fd00::2"]}}),
+            ""
+        )
+        .code,
         2
     );
     assert_eq!(
@@ -166,7 +178,6 @@ fn impossible_requests_are_refused() {
         7
     );
     assert_eq!(error(json!({}), "IP=10.0.0").code, 4);
-    assert_eq!(error(json!({}), "IP=::1").code, 2);
     assert_eq!(error(json!({}), "MAC=zz").code, 4);
 }
 

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use culvert_core::MacAddr;
-use ipnet::{IpNet, Ipv4Net};
+use culvert_core::channel::Encap;
+use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::address::{Prefixes, address, block, name_problem, overlap};
+use super::network::{Mode, Network, RawNetwork};
 use super::{ConfigError, read};
 use crate::mac::Mac;
 
@@ -21,23 +24,6 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
 }
 
-/// The pods' network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
-    /// Its name.
-    pub name: String,
-    /// The prefix that all pod blocks lie in.
-    pub prefix: IpNet,
-    /// VXLAN network identifier, 1 to 16777215.
-    pub vni: u32,
-    /// UDP port of VXLAN.
-    pub udp_port: u16,
-    /// The address that pods know as their gateway, the same on all nodes.
-    pub gateway: IpAddr,
-    /// The MAC that answers for the gateway.
-    pub gateway_mac: Mac,
-}
-
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -45,8 +31,9 @@ pub struct Node {
     pub name: String,
     /// Its address on the underlay.
     pub underlay: IpAddr,
-    /// The block that its pods' addresses come from.
-    pub pods: IpNet,
+    /// The blocks that its pods' addresses come from, without host bits: one of IPv4,
+    /// one of IPv6, or both, IPv4 first.
+    pub pods: Vec<IpNet>,
     /// The MAC of a foreign node's VXLAN device; `None` for culvert nodes, which derive theirs.
     pub vtep_mac: Option<Mac>,
 }
@@ -61,33 +48,11 @@ struct File {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawNetwork {
-    name: String,
-    prefix: IpNet,
-    // Wider than what is allowed, so that the error can name the range.
-    vni: i64,
-    udp_port: i64,
-    #[serde(default = "default_gateway")]
-    gateway: IpAddr,
-    #[serde(default = "default_gateway_mac")]
-    gateway_mac: Mac,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawNode {
     name: String,
     underlay: IpAddr,
-    pods: IpNet,
+    pods: Prefixes,
     vtep_mac: Option<Mac>,
-}
-
-fn default_gateway() -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1))
-}
-
-fn default_gateway_mac() -> Mac {
-    Mac([0xee; 6])
 }
 
 impl Cluster {
@@ -98,9 +63,12 @@ impl Cluster {
     pub fn load(path: &Path) -> Result<Cluster, ConfigError> {
         let file: File = read(path)?;
         let mut problems = Vec::new();
+        let network = file.network.check(&mut problems);
+        let nodes = file.node.into_iter();
+        let nodes = nodes.map(|raw| raw.check(&network, &mut problems));
         let cluster = Cluster {
-            network: network(file.network, &mut problems),
-            nodes: file.node.into_iter().map(Node::from).collect(),
+            nodes: nodes.collect(),
+            network,
         };
         cluster.check_nodes(&mut problems);
         if problems.is_empty() {
@@ -139,45 +107,48 @@ impl Cluster {
         if self.nodes.is_empty() {
             problems.push("there is no [[node]]; add one for each node".to_owned());
         }
-        for node in &self.nodes {
-            let name = &node.name;
-            let found = node.problems(&self.network);
-            problems.extend(
-                found
-                    .into_iter()
-                    .map(|found| format!("node {name:?}: {found}")),
-            );
-        }
         let nodes = &self.nodes;
         duplicates(nodes, |node| Some(node.name.clone()), "name", problems);
         duplicates(nodes, |node| Some(node.underlay), "underlay", problems);
         duplicates(nodes, |node| Some(node.vtep()), "vtep_mac", problems);
         for (index, node) in nodes.iter().enumerate() {
+            if node.underlay.is_ipv4() != nodes[0].underlay.is_ipv4() {
+                problems.push(format!(
+                    "node {:?}: underlay {} is of another IP version than {} of node {:?}; give all nodes the same",
+                    node.name, node.underlay, nodes[0].underlay, nodes[0].name
+                ));
+            }
             for other in &nodes[..index] {
-                if overlap(node.pods, other.pods) {
-                    problems.push(format!(
-                        "node {:?}: pods {} overlaps {} of node {:?}; give each node a block of its own",
-                        node.name, node.pods, other.pods, other.name
-                    ));
-                }
+                node.check_overlaps(other, problems);
             }
         }
     }
 }
 
-impl From<RawNode> for Node {
-    fn from(raw: RawNode) -> Node {
-        let RawNode {
-            name,
-            underlay,
-            pods,
-            vtep_mac,
-        } = raw;
+impl RawNode {
+    /// The section with what is wrong with it added to `problems`.
+    fn check(self, network: &Network, problems: &mut Vec<String>) -> Node {
+        let mut found = Vec::new();
+        if let Some(problem) = name_problem(&self.name) {
+            found.push(format!("name {problem}"));
+        }
+        check_underlay(self.underlay, network, &mut found);
+        let pods = self.pods.0.iter();
+        let mut pods: Vec<IpNet> = pods.map(|pods| block("pods", *pods, &mut found)).collect();
+        // The file's order means nothing; IPv4 sorts first.
+        pods.sort_unstable();
+        check_blocks(&pods, self.underlay, network, &mut found);
+        if let Some((mac, problem)) = self.vtep_mac.and_then(|mac| Some((mac, mac.problem()?))) {
+            found.push(format!("vtep_mac {mac} {problem}"));
+        }
+        let name = &self.name;
+        let found = found.into_iter();
+        problems.extend(found.map(|found| format!("node {name:?}: {found}")));
         Node {
-            name,
-            underlay,
+            name: self.name,
+            underlay: self.underlay,
             pods,
-            vtep_mac,
+            vtep_mac: self.vtep_mac,
         }
     }
 }
@@ -189,138 +160,79 @@ impl Node {
             .unwrap_or_else(|| MacAddr::vtep_for(self.underlay).into())
     }
 
-    fn problems(&self, network: &Network) -> Vec<String> {
-        let mut problems = Vec::new();
-        if let Some(problem) = name_problem(&self.name) {
-            problems.push(format!("name {problem}"));
-        }
-        address("underlay", self.underlay, &mut problems);
-        if network.prefix.contains(&self.underlay) {
-            problems.push(format!(
-                "underlay {} lies inside the pods' prefix {}; nodes need addresses outside of it",
-                self.underlay, network.prefix
-            ));
-        }
-        if self.underlay == network.gateway {
-            problems.push(format!(
-                "underlay {} is the gateway's address",
-                self.underlay
-            ));
-        }
-        let (pods, prefix) = (self.pods, network.prefix);
-        if let Some(pods) = block("pods", pods, &mut problems) {
-            if pods.prefix_len() > 30 {
+    /// The node's own addresses in the pods' network: the first of each block.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.pods.iter().map(IpNet::network)
+    }
+
+    fn check_overlaps(&self, other: &Node, problems: &mut Vec<String>) {
+        for pods in &self.pods {
+            let hit = other.pods.iter().find(|theirs| overlap(*pods, **theirs));
+            if let Some(theirs) = hit {
                 problems.push(format!(
-                    "pods {pods} is too small; it must be /30 or larger"
-                ));
-            }
-            if matches!(prefix, IpNet::V4(_)) && !prefix.trunc().contains(&self.pods) {
-                problems.push(format!(
-                    "pods {pods} lies outside of the network's prefix {prefix}"
+                    "node {:?}: pods {pods} overlaps {theirs} of node {:?}; give each node a block of its own",
+                    self.name, other.name
                 ));
             }
         }
-        if let Some((mac, problem)) = self.vtep_mac.and_then(|mac| Some((mac, mac.problem()?))) {
-            problems.push(format!("vtep_mac {mac} {problem}"));
-        }
-        problems
     }
 }
 
-fn network(raw: RawNetwork, problems: &mut Vec<String>) -> Network {
-    let mut found = Vec::new();
-    if let Some(problem) = name_problem(&raw.name) {
-        found.push(format!("name {:?} {problem}", raw.name));
-    }
-    let vni = u32::try_from(raw.vni)
-        .ok()
-        .filter(|vni| (1..1 << 24).contains(vni));
-    if vni.is_none() {
-        found.push(format!("vni {} is not from 1 to 16777215", raw.vni));
-    }
-    let udp_port = u16::try_from(raw.udp_port).ok().filter(|port| *port != 0);
-    if udp_port.is_none() {
-        found.push(format!("udp_port {} is not from 1 to 65535", raw.udp_port));
-    }
-    if let Some(prefix) = block("prefix", raw.prefix, &mut found) {
-        let reserved = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
-        let hit = reserved.into_iter().find(|net| {
-            net.parse()
-                .is_ok_and(|net: Ipv4Net| overlap(IpNet::V4(net), IpNet::V4(prefix)))
-        });
-        if let Some(net) = hit {
-            found.push(format!(
-                "prefix {prefix} overlaps {net}, which is not for hosts"
-            ));
-        }
-    }
-    address("gateway", raw.gateway, &mut found);
-    if raw.prefix.contains(&raw.gateway) {
+fn check_underlay(underlay: IpAddr, network: &Network, found: &mut Vec<String>) {
+    address("underlay", underlay, found);
+    if matches!(underlay, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         found.push(format!(
-            "gateway {} lies inside the pods' prefix {}; choose a link-local one, as 169.254.1.1",
-            raw.gateway, raw.prefix
+            "underlay {underlay} is link-local; give an address that all nodes can reach"
         ));
     }
-    if let Some(problem) = raw.gateway_mac.problem() {
-        found.push(format!("gateway_mac {} {problem}", raw.gateway_mac));
-    }
-    problems.extend(found.into_iter().map(|found| format!("network: {found}")));
-    Network {
-        name: raw.name,
-        prefix: raw.prefix,
-        // A problem is recorded above when these are replaced, so nobody sees them.
-        vni: vni.unwrap_or_default(),
-        udp_port: udp_port.unwrap_or_default(),
-        gateway: raw.gateway,
-        gateway_mac: raw.gateway_mac,
-    }
-}
-
-/// Reports an address that is no host's.
-fn address(key: &str, address: IpAddr, problems: &mut Vec<String>) {
-    let problem = match address {
-        IpAddr::V6(_) => "is IPv6, and the data path is IPv4 only so far",
-        IpAddr::V4(v4) if v4.is_unspecified() || v4.octets()[0] == 0 => "is unspecified",
-        IpAddr::V4(v4) if v4.is_multicast() => "is a multicast address",
-        IpAddr::V4(v4) if v4.is_loopback() => "is a loopback address",
-        IpAddr::V4(v4) if v4.octets()[0] >= 240 => "is a broadcast or reserved address",
-        IpAddr::V4(_) => return,
-    };
-    problems.push(format!("{key} {address} {problem}"));
-}
-
-/// Reports a prefix with host bits or of IPv6; returns it without host bits.
-fn block(key: &str, prefix: IpNet, problems: &mut Vec<String>) -> Option<Ipv4Net> {
-    let IpNet::V4(v4) = prefix else {
-        problems.push(format!(
-            "{key} {prefix} is IPv6, and the data path is IPv4 only so far"
-        ));
-        return None;
-    };
-    if v4 != v4.trunc() {
-        problems.push(format!(
-            "{key} {v4} has bits behind its prefix; write {}",
-            v4.trunc()
+    if let Some(prefix) = network.prefix_of(underlay) {
+        found.push(format!(
+            "underlay {underlay} lies inside the pods' prefix {prefix}; nodes need addresses outside of it"
         ));
     }
-    Some(v4.trunc())
+    if underlay == network.gateway_for(underlay) {
+        found.push(format!("underlay {underlay} is the gateway's address"));
+    }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    let (a, b) = (a.trunc(), b.trunc());
-    a.contains(&b) || b.contains(&a)
-}
-
-fn name_problem(name: &str) -> Option<&'static str> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty() {
-        Some("is empty")
-    } else if name.len() > 253 {
-        Some("has more than 253 bytes")
-    } else if !name.bytes().all(plain) {
-        Some("must have only letters, digits, '-', '_' and '.'")
-    } else {
-        None
+fn check_blocks(pods: &[IpNet], underlay: IpAddr, network: &Network, found: &mut Vec<String>) {
+    if pods.is_empty() {
+        found.push("pods is an empty list; the node's pods need addresses".to_owned());
+    }
+    for pair in pods.windows(2) {
+        if pair[0].addr().is_ipv4() == pair[1].addr().is_ipv4() {
+            found.push(format!(
+                "pods has {} and {}; a node has one block of each IP version",
+                pair[0], pair[1]
+            ));
+        }
+    }
+    for pods in pods {
+        let longest = pods.max_prefix_len() - 2;
+        if pods.prefix_len() > longest {
+            found.push(format!(
+                "pods {pods} is too small; it must be /{longest} or larger"
+            ));
+        }
+        let like = |prefix: &&IpNet| prefix.addr().is_ipv4() == pods.addr().is_ipv4();
+        let prefixes: Vec<_> = network.prefixes.iter().filter(like).collect();
+        if !prefixes.iter().any(|prefix| prefix.contains(pods)) {
+            let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+            found.push(match prefixes.join(", ") {
+                none if none.is_empty() => format!(
+                    "pods {pods} lies outside of the network, which has no prefix of its IP version"
+                ),
+                all => format!("pods {pods} lies outside of the network's prefix {all}"),
+            });
+        }
+        // An IPv4 route can lead over an IPv6 address (RFC 5549), not the other way round.
+        let routable = pods.addr().is_ipv4() || underlay.is_ipv6();
+        if network.mode == Mode::One(Encap::Direct) && !routable {
+            found.push(format!(
+                "pods {pods} cannot be routed to the IPv4 address {underlay} without a tunnel; \
+                 give the nodes IPv6 underlay addresses, or set encap to \"cross-subnet\" or a tunnel"
+            ));
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Unknown keys are refused. All problems of a file are reported together.
 
+mod address;
 mod cluster;
+mod network;
 
 use std::fs;
 use std::io;
@@ -11,7 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use cluster::{Cluster, Network, Node};
+pub use cluster::{Cluster, Node};
+pub use network::{Mode, Network};
 
 use crate::cni::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, ifname_problem};
 

@@ -1,5 +1,8 @@
 //! Tests of both files: what is accepted, and what each mistake is told.
 
+use culvert_core::channel::{Encap, Proxy};
+use ipnet::IpNet;
+
 use super::*;
 use crate::mac::Mac;
 
@@ -37,7 +40,7 @@ fn a_good_configuration_with_defaults() {
         (config.log.as_str(), config.device.as_str()),
         ("info", "culvert0")
     );
-    assert_eq!(config.node.pods.to_string(), "10.244.1.0/24");
+    assert_eq!(config.node.pods, ["10.244.1.0/24".parse().unwrap()]);
     let peers: Vec<_> = config.peers().collect();
     assert_eq!(peers.len(), 1);
     assert_eq!(
@@ -48,6 +51,213 @@ fn a_good_configuration_with_defaults() {
     assert_eq!((network.vni, network.udp_port), (1, 8472));
     assert_eq!(network.gateway.to_string(), "169.254.1.1");
     assert_eq!(network.gateway_mac, Mac([0xee; 6]));
+    assert_eq!(network.mode, Mode::One(Encap::Vxlan));
+    assert_eq!(network.accept, [Encap::Vxlan]);
+    assert_eq!(network.proxy, Proxy::LinkLocal);
+    assert!(!network.flood && !network.clamp_mss && network.udp_checksum);
+    // IPv4 pods have no IPv6 gateway.
+    let gateways: Vec<_> = network.gateways().map(|g| g.to_string()).collect();
+    assert_eq!(gateways, ["169.254.1.1"]);
+}
+
+/// The good files with IPv6 beside IPv4, on IPv6 underlay addresses.
+fn dual() -> String {
+    good()
+        .replace(
+            "\"10.244.0.0/16\"",
+            "[\"fd00:244::/48\", \"10.244.0.0/16\"]",
+        )
+        .replace(
+            "\"10.244.1.0/24\"",
+            "[\"fd00:244:0:1::/64\", \"10.244.1.0/24\"]",
+        )
+        .replace("192.168.77.1", "fd77::1")
+        .replace("192.168.77.3", "fd77::3")
+}
+
+#[test]
+fn both_ip_versions_live_together() {
+    let config = load(OWN, &dual()).unwrap();
+    let text = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        text(&config.node.pods),
+        ["10.244.1.0/24", "fd00:244:0:1::/64"]
+    );
+    let addresses: Vec<_> = config.node.addresses().map(|a| a.to_string()).collect();
+    assert_eq!(addresses, ["10.244.1.0", "fd00:244:0:1::"]);
+    // A node needs no block of each.
+    assert_eq!(text(&config.cluster.nodes[1].pods), ["10.244.3.0/24"]);
+    let network = &config.cluster.network;
+    let gateways: Vec<_> = network.gateways().map(|g| g.to_string()).collect();
+    assert_eq!(gateways, ["169.254.1.1", "fe80::1"]);
+    let prefix = network.prefix_of("fd00:244::7".parse().unwrap()).unwrap();
+    assert_eq!(prefix.to_string(), "fd00:244::/48");
+    assert_eq!(network.prefix_of("fd00:245::".parse().unwrap()), None);
+}
+
+#[test]
+fn encapsulations_and_what_they_accept() {
+    use Encap::{Direct, Ipip, Vxlan};
+    let with = |lines: &str| {
+        let text = dual().replace("vni = 1\n", &format!("vni = 1\n{lines}\n"));
+        load(OWN, &text).unwrap().cluster.network
+    };
+    for (lines, mode, accept) in [
+        ("encap = \"vxlan\"", Mode::One(Vxlan), vec![Vxlan]),
+        ("encap = \"ipip\"", Mode::One(Ipip), vec![Ipip]),
+        ("encap = \"direct\"", Mode::One(Direct), vec![Direct]),
+        (
+            "encap = \"cross-subnet\"",
+            Mode::CrossSubnet(Vxlan),
+            vec![Vxlan, Direct],
+        ),
+        (
+            "encap = \"cross-subnet\"\ntunnel = \"ipip\"",
+            Mode::CrossSubnet(Ipip),
+            vec![Ipip, Direct],
+        ),
+        (
+            "encap = \"ipip\"\naccept = [\"vxlan\", \"ipip\"]",
+            Mode::One(Ipip),
+            vec![Ipip, Vxlan],
+        ),
+    ] {
+        let network = with(lines);
+        assert_eq!((network.mode, network.accept), (mode, accept), "{lines}");
+    }
+    let network = with(
+        "proxy = \"network\"\nflood = true\nclamp_mss = true\nudp_checksum = false\ngateway6 = \"fe80::53\"",
+    );
+    assert_eq!(network.proxy, Proxy::Network);
+    assert!(network.flood && network.clamp_mss && !network.udp_checksum);
+    assert_eq!(network.gateway6.to_string(), "fe80::53");
+}
+
+#[test]
+fn without_vxlan_its_numbers_are_not_needed() {
+    let bare = good().replace("vni = 1\nudp_port = 8472\n", "");
+    let error = load(OWN, &bare).unwrap_err().to_string();
+    for part in [
+        "network: vni is missing; VXLAN needs it",
+        "network: udp_port is missing",
+    ] {
+        assert!(error.contains(part), "{part} missing in: {error}");
+    }
+    for encap in ["direct", "ipip"] {
+        let text = bare.replace("[network]\n", &format!("[network]\nencap = \"{encap}\"\n"));
+        let network = load(OWN, &text).unwrap().cluster.network;
+        assert_eq!((network.vni, network.udp_port), (1, 4789), "{encap}");
+    }
+    let text = bare.replace(
+        "[network]\n",
+        "[network]\nencap = \"ipip\"\naccept = [\"vxlan\"]\n",
+    );
+    assert!(load(OWN, &text).is_err());
+}
+
+#[test]
+fn wrong_values_of_dual_stack_files_are_named() {
+    for (from, to, part) in [
+        (
+            "\"fd00:244::/48\"",
+            "\"fd00:244::1/48\"",
+            "write fd00:244::/48",
+        ),
+        (
+            "\"fd00:244::/48\"",
+            "\"::/0\"",
+            "overlaps ::/8, which is not for hosts",
+        ),
+        ("\"fd00:244::/48\"", "\"fe80::/10\"", "overlaps fe80::/10"),
+        (
+            "\"fd00:244::/48\"",
+            "\"10.0.0.0/8\"",
+            "prefix 10.244.0.0/16 overlaps prefix 10.0.0.0/8; remove one",
+        ),
+        (
+            "[\"fd00:244::/48\", \"10.244.0.0/16\"]",
+            "[]",
+            "prefix is an empty list",
+        ),
+        (
+            "[\"fd00:244:0:1::/64\", \"10.244.1.0/24\"]",
+            "[]",
+            "pods is an empty list",
+        ),
+        (
+            "[\"fd00:244:0:1::/64\", \"10.244.1.0/24\"]",
+            "[\"10.244.4.0/24\", \"10.244.1.0/24\"]",
+            "pods has 10.244.1.0/24 and 10.244.4.0/24; a node has one block of each IP version",
+        ),
+        (
+            "\"fd00:244:0:1::/64\"",
+            "\"fd00:245:0:1::/64\"",
+            "outside of the network's prefix fd00:244::/48",
+        ),
+        (
+            "\"fd00:244:0:1::/64\"",
+            "\"fd00:244:0:1::/127\"",
+            "must be /126 or larger",
+        ),
+        (
+            "\"10.244.3.0/24\"",
+            "\"fd00:244:0:1:8::/80\"",
+            "pods fd00:244:0:1:8::/80 overlaps fd00:244:0:1::/64 of node \"n1\"",
+        ),
+        (
+            "fd77::3",
+            "192.168.77.3",
+            "underlay 192.168.77.3 is of another IP version than fd77::1 of node \"n1\"",
+        ),
+        ("fd77::3", "fe80::3", "underlay fe80::3 is link-local"),
+        (
+            "fd77::3",
+            "fd00:244::3",
+            "lies inside the pods' prefix fd00:244::/48",
+        ),
+        ("fd77::3", "ff02::1", "multicast"),
+        ("fd77::3", "::ffff:192.168.77.3", "write it as IPv4"),
+        (
+            "vni = 1",
+            "vni = 1\ngateway6 = \"10.0.0.1\"",
+            "gateway6 10.0.0.1 is IPv4",
+        ),
+        (
+            "vni = 1",
+            "vni = 1\ngateway6 = \"fd00:244::1\"",
+            "gateway6 fd00:244::1 lies inside the pods' prefix",
+        ),
+        (
+            "vni = 1",
+            "vni = 1\ntunnel = \"ipip\"",
+            "tunnel is for encap = \"cross-subnet\" only",
+        ),
+    ] {
+        assert!(dual().contains(from), "{from}");
+        let error = load(OWN, &dual().replacen(from, to, 1)).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(part), "{to}: {part} missing in: {error}");
+    }
+    for line in [
+        "encap = \"gre\"",
+        "tunnel = \"direct\"",
+        "proxy = \"all\"",
+        "accept = \"ipip\"",
+    ] {
+        let text = dual().replace("vni = 1", &format!("vni = 1\n{line}"));
+        let error = load(OWN, &text).unwrap_err().to_string();
+        assert!(error.contains("line 5"), "{line}: {error}");
+    }
+    let v4 = dual().replace("vni = 1", "vni = 1\nencap = \"direct\"");
+    assert!(load(OWN, &v4).is_ok());
+    let v4 = v4
+        .replace("fd77::1", "192.168.77.1")
+        .replace("fd77::3", "192.168.77.3");
+    let error = load(OWN, &v4).unwrap_err().to_string();
+    assert!(
+        error.contains("cannot be routed to the IPv4 address 192.168.77.1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -115,7 +325,7 @@ fn wrong_values_are_named() {
         (
             "10.244.0.0/16",
             "fd00::/64",
-            "network: prefix fd00::/64 is IPv6, and the data path is IPv4 only so far",
+            "pods 10.244.1.0/24 lies outside of the network, which has no prefix of its IP version",
         ),
         (
             "10.244.1.0/24",
@@ -133,7 +343,7 @@ fn wrong_values_are_named() {
             "outside of the network's prefix",
         ),
         ("10.244.1.0/24", "10.244.1.0/31", "too small"),
-        ("10.244.1.0/24", "fd00::/80", "data path is IPv4 only"),
+        ("10.244.1.0/24", "fd00::/80", "no prefix of its IP version"),
         (
             "10.244.3.0/24",
             "10.244.1.128/25",
@@ -170,7 +380,11 @@ fn wrong_values_are_named() {
         ("192.168.77.1", "127.0.0.1", "loopback"),
         ("192.168.77.1", "255.255.255.255", "broadcast"),
         ("192.168.77.1", "169.254.1.1", "gateway's address"),
-        ("192.168.77.1", "fe80::1", "underlay fe80::1 is IPv6"),
+        (
+            "192.168.77.1",
+            "fe80::1",
+            "underlay fe80::1 is the gateway's",
+        ),
         (
             "vni = 1",
             "vni = 1\ngateway = \"10.244.0.1\"",
@@ -179,7 +393,7 @@ fn wrong_values_are_named() {
         (
             "vni = 1",
             "vni = 1\ngateway = \"fe80::1\"",
-            "gateway fe80::1 is IPv6",
+            "gateway fe80::1 is IPv6; write it as gateway6",
         ),
         (
             "vni = 1",

@@ -1,13 +1,11 @@
 //! CNI ADD: validate → record intent with the lease → device → core → commit → answer.
 //!
-//! An error undoes the steps in reverse. Nothing is announced by gratuitous ARP:
-//! pods and host know the gateway's MAC address only, so no neighbor can hold an
-//! old one of the pod's.
+//! An error undoes the steps in reverse. Nothing is announced by gratuitous ARP or
+//! unsolicited advertisements: pods and host know the gateway's MAC address only, so
+//! no neighbor can hold an old one of the pod's.
 
 use std::fs;
 use std::path::Path;
-
-use ipnet::IpNet;
 
 use super::Daemon;
 use super::pod::{netns_id, open_namespace};
@@ -38,7 +36,7 @@ impl Daemon {
         let reservation = Reservation {
             netns: path.to_owned(),
             netns_id: netns_id(ns.id()),
-            address: wanted.address,
+            addresses: wanted.addresses,
             mac: wanted.mac,
             configuration: conf.name.clone(),
         };
@@ -115,8 +113,8 @@ impl Daemon {
 
     /// The result of an ADD, in the newest form.
     pub(super) fn result(&self, attachment: &Attachment) -> CniResult {
-        let gateway = self.config.cluster.network.gateway;
-        let routes = self.pod_routes(&attachment.key.ifname);
+        let network = &self.config.cluster.network;
+        let routes = self.pod_routes(attachment);
         CniResult {
             interfaces: vec![Interface {
                 name: attachment.key.ifname.clone(),
@@ -125,12 +123,11 @@ impl Daemon {
                 sandbox: Some(attachment.netns.clone()),
                 ..Interface::default()
             }],
-            ips: attachment
-                .addresses
-                .iter()
+            ips: self
+                .pod_addresses(attachment)
                 .map(|address| IpConfig {
-                    address: IpNet::from(*address),
-                    gateway: Some(gateway),
+                    address,
+                    gateway: Some(network.gateway_for(address.addr())),
                     interface: Some(0),
                 })
                 .collect(),

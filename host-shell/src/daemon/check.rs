@@ -6,9 +6,9 @@ use culvert_core::PortId;
 use culvert_core::channel::{PortKind, Read};
 
 use super::pod::core_error;
-use super::{Daemon, add, cluster, pod};
+use super::{Daemon, add, cluster, host, pod};
 use crate::cni::{CniError, CniResult, Environment, NetConf, code};
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{Netlink, NetlinkError, PROTOCOL_CULVERT, Route};
 use crate::state::{Attachment, Phase};
 use crate::sys::netns::NetNs;
 
@@ -93,7 +93,7 @@ impl Daemon {
             }
         }
         let routes = netlink.routes(name).await?;
-        for route in self.pod_routes(name) {
+        for route in self.pod_routes(attachment) {
             let there = routes
                 .iter()
                 .any(|r| r.destination == route.destination && r.gateway == route.gateway);
@@ -189,7 +189,7 @@ impl Daemon {
                 "the host device {device} is gone; restart culvertd"
             )));
         };
-        if link.alias.as_deref() != Some(super::host::ALIAS) {
+        if link.alias.as_deref() != Some(host::ALIAS) {
             return Ok(Some(format!(
                 "the host device {device} was replaced by another; remove that and restart culvertd"
             )));
@@ -200,12 +200,19 @@ impl Daemon {
             )));
         }
         let present = self.netlink.routes(device).await?;
-        let lost = self
-            .host_routes()
-            .into_iter()
-            .find(|route| !present.iter().any(|r| super::host::is_same(r, route)));
+        let lost = |wanted: Vec<Route>, present: &[Route]| {
+            let there = |route: &Route| present.iter().any(|r| host::is_same(r, route));
+            wanted.into_iter().find(|route| !there(route))
+        };
+        if let Some(route) = lost(self.host_routes(), &present) {
+            return Ok(Some(format!(
+                "the host device {device} has lost the route {route}; restart culvertd"
+            )));
+        }
+        let present = self.netlink.routes_of(PROTOCOL_CULVERT).await?;
+        let lost = lost(self.direct_routes(), &present);
         Ok(lost.map(|route| {
-            format!("the host device {device} has lost the route {route}; restart culvertd")
+            format!("the node has lost the route {route} to another node's pods; restart culvertd")
         }))
     }
 }

@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 
 use culvert_core::channel::{
-    Encap, EncapSet, Endpoint, Network, NetworkOptions, NextHop, Offloads, Operation, Peer, Port,
-    PortKind, Proxy, Route,
+    EncapSet, Endpoint, Network, NetworkOptions, NextHop, Offloads, Operation, Peer, Port,
+    PortKind, Route,
 };
 use culvert_core::{InvalidVni, IpPrefix, MacAddr, NetworkId, PeerId, PortId, Vni, heapless};
 use ipnet::IpNet;
 
-use crate::config::{Config, Node};
+use super::underlay;
+use crate::config::{self, Config, Node};
+use crate::netlink::UnderlayLink;
 use crate::state::Attachment;
 
 /// The underlay's port.
@@ -20,8 +22,6 @@ pub(super) const HOST: PortId = PortId(1);
 pub(super) const POD_PORTS: std::ops::RangeInclusive<u16> = 2..=4095;
 /// The one network of this configuration.
 pub(super) const NETWORK: NetworkId = NetworkId(0);
-/// What VXLAN over IPv4 takes from the underlay's MTU, in bytes.
-pub(super) const OVERHEAD: u32 = 50;
 
 /// A configuration that the core has no form for.
 #[derive(Debug, thiserror::Error)]
@@ -35,11 +35,6 @@ pub(super) enum ClusterError {
     /// An MTU beyond 16 bits.
     #[error("an MTU of {0} is more than the core can handle; it takes up to 65535")]
     Mtu(u32),
-}
-
-/// This node's own address in the pods' network: the first of its block.
-pub(super) fn node_address(node: &Node) -> IpAddr {
-    node.pods.network()
 }
 
 /// The peer id of a node: its place in the cluster file.
@@ -60,59 +55,74 @@ pub(super) fn node_of(config: &Config, peer: PeerId) -> Option<&Node> {
 /// [`ClusterError`].
 pub(super) fn operations(
     config: &Config,
-    underlay_mtu: u32,
+    underlay: &UnderlayLink,
 ) -> Result<Vec<Operation>, ClusterError> {
     let own = &config.node;
-    let network = &config.cluster.network;
     let mut operations = vec![
         Operation::UpsertPort(Port {
             id: UNDERLAY,
-            mtu: mtu(underlay_mtu)?,
+            mtu: mtu(underlay.link.mtu)?,
             mac: MacAddr::ZERO,
             offloads: Offloads::NONE,
             kind: PortKind::Underlay,
         }),
-        Operation::UpsertNetwork(Network {
-            id: NETWORK,
-            vni: Vni::new(network.vni)?,
-            udp_port: network.udp_port,
-            local: own.underlay,
-            vtep_mac: own.vtep().into(),
-            gateways: one(network.gateway),
-            gateway_mac: network.gateway_mac.into(),
-            node_addresses: one(node_address(own)),
-            prefixes: heapless::Vec::new(),
-            proxy: Proxy::LinkLocal,
-            options: NetworkOptions::NONE,
-            underlay: UNDERLAY,
-        }),
-        // An address of this node's block that no pod has must not leave by a wider route.
-        route(own.pods, NextHop::Blackhole),
-        route(host_net(node_address(own)), NextHop::Host),
+        network(config)?,
         route(host_net(own.underlay), NextHop::Host),
     ];
+    // An address of this node's block that no pod has must not leave by a wider route.
+    let blocks = own.pods.iter();
+    operations.extend(blocks.map(|block| route(*block, NextHop::Blackhole)));
+    let addresses = own.addresses();
+    operations.extend(addresses.map(|address| route(host_net(address), NextHop::Host)));
     for (index, node) in config.cluster.nodes.iter().enumerate() {
         if node.name == own.name {
             continue;
         }
-        let peer = peer_id(index)?;
-        operations.push(Operation::UpsertPeer(Peer {
-            id: peer,
-            network: NETWORK,
-            underlay: node.underlay,
-            vtep_mac: node.vtep().into(),
-            node_addresses: one(node.underlay),
-            accepts: EncapSet::of(&[Encap::Vxlan]),
-            transit: false,
-        }));
-        let next_hop = NextHop::Peer {
-            peer,
-            encap: Encap::Vxlan,
-        };
-        operations.push(route(node.pods, next_hop));
-        operations.push(route(host_net(node.underlay), next_hop));
+        let id = peer_id(index)?;
+        operations.push(peer(&config.cluster.network, id, node));
+        // What pods say to the node itself goes where their other packets go.
+        for destination in node.pods.iter().copied().chain([host_net(node.underlay)]) {
+            let encap = underlay::encap_to(config, underlay, (node, destination.addr()));
+            operations.push(route(destination, NextHop::Peer { peer: id, encap }));
+        }
     }
     Ok(operations)
+}
+
+fn network(config: &Config) -> Result<Operation, ClusterError> {
+    let (own, network) = (&config.node, &config.cluster.network);
+    let switches = [
+        (network.flood, NetworkOptions::FLOOD),
+        (network.clamp_mss, NetworkOptions::CLAMP_MSS),
+        (!network.udp_checksum, NetworkOptions::ZERO_UDP_CHECKSUM),
+    ];
+    let on = switches.into_iter().filter(|(on, _)| *on);
+    Ok(Operation::UpsertNetwork(Network {
+        id: NETWORK,
+        vni: Vni::new(network.vni)?,
+        udp_port: network.udp_port,
+        local: own.underlay,
+        vtep_mac: own.vtep().into(),
+        gateways: network.gateways().collect(),
+        gateway_mac: network.gateway_mac.into(),
+        node_addresses: own.addresses().collect(),
+        prefixes: network.prefixes.iter().copied().map(ip_prefix).collect(),
+        proxy: network.proxy,
+        options: on.fold(NetworkOptions::NONE, |all, (_, one)| all.with(one)),
+        underlay: UNDERLAY,
+    }))
+}
+
+fn peer(network: &config::Network, id: PeerId, node: &Node) -> Operation {
+    Operation::UpsertPeer(Peer {
+        id,
+        network: NETWORK,
+        underlay: node.underlay,
+        vtep_mac: node.vtep().into(),
+        node_addresses: std::iter::once(node.underlay).collect(),
+        accepts: EncapSet::of(&network.accept),
+        transit: false,
+    })
 }
 
 /// The host's port.
@@ -152,19 +162,19 @@ fn mtu(mtu: u32) -> Result<u16, ClusterError> {
 }
 
 fn route(prefix: IpNet, next_hop: NextHop) -> Operation {
-    let prefix = prefix.trunc();
     Operation::UpsertRoute(Route {
         network: NETWORK,
-        prefix: IpPrefix::new(prefix.network(), prefix.prefix_len())
-            .expect("a truncated prefix has no host bits"),
+        prefix: ip_prefix(prefix),
         next_hop,
     })
 }
 
-fn host_net(address: IpAddr) -> IpNet {
-    IpNet::from(address)
+fn ip_prefix(prefix: IpNet) -> IpPrefix {
+    let prefix = prefix.trunc();
+    IpPrefix::new(prefix.network(), prefix.prefix_len())
+        .expect("a truncated prefix has no host bits")
 }
 
-fn one<const N: usize>(address: IpAddr) -> heapless::Vec<IpAddr, N> {
-    std::iter::once(address).collect()
+fn host_net(address: IpAddr) -> IpNet {
+    IpNet::from(address)
 }

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use super::{Daemon, StartError, cluster, start_error};
 use crate::dataplane::{Driver, TapPort};
 use crate::mac::Mac;
-use crate::netlink::{NetlinkError, PROTOCOL_STATIC, Route};
+use crate::netlink::{NetlinkError, PROTOCOL_CULVERT, PROTOCOL_STATIC, Route};
 use crate::sys::tap::{Tap, TapError, TapOptions};
+use crate::sysctl;
 
 /// What marks the host's device as culvert's.
 pub(super) const ALIAS: &str = "culvert: the host's way to the pods";
@@ -32,7 +33,7 @@ impl Daemon {
             )),
             other => start_error(other),
         })?;
-        let mac = self.configure_host_device().await.map_err(start_error)?;
+        let mac = self.configure_host_device().await?;
         self.add_host_routes().await?;
         let port = cluster::host_port(mac, self.pod_mtu).map_err(start_error)?;
         self.core
@@ -48,33 +49,51 @@ impl Daemon {
         Ok(())
     }
 
-    async fn configure_host_device(&self) -> Result<[u8; 6], NetlinkError> {
+    async fn configure_host_device(&self) -> Result<[u8; 6], StartError> {
         let name = &self.config.device;
-        let address = cluster::node_address(&self.config.node);
-        let mac = match address {
-            IpAddr::V4(v4) => Mac::for_pod(v4),
-            IpAddr::V6(v6) => culvert_core::MacAddr::vtep_for(v6.into()).into(),
-        };
+        let addresses: Vec<IpAddr> = self.config.node.addresses().collect();
+        let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
+        if has_v6 {
+            sysctl::prepare_ipv6(name).map_err(|error| {
+                StartError(format!(
+                    "{name} cannot have the node's IPv6 address: {error}; let the kernel have IPv6, or give node {} IPv4 pods only",
+                    self.config.node.name
+                ))
+            })?;
+        }
+        let mac = Mac::for_pod(&addresses);
+        let configured = self.give_host_addresses(mac, &addresses).await;
+        configured.map_err(start_error)?;
+        Ok(mac.0)
+    }
+
+    async fn give_host_addresses(&self, mac: Mac, all: &[IpAddr]) -> Result<(), NetlinkError> {
+        let name = &self.config.device;
         self.netlink.set_alias(name, ALIAS).await?;
         self.netlink.set_mac(name, mac.0).await?;
         self.netlink.set_mtu(name, self.pod_mtu).await?;
-        self.delete_former_addresses(address).await?;
-        match self.netlink.add_address(name, IpNet::from(address)).await {
-            Err(error) if !error.is_exists() => return Err(error),
-            _ => {}
-        }
+        self.delete_former_addresses(all).await?;
         self.netlink.set_up(name).await?;
-        Ok(mac.0)
+        if all.iter().any(IpAddr::is_ipv6) {
+            self.netlink.add_link_local(name, mac).await?;
+        }
+        for address in all {
+            match self.netlink.add_address(name, IpNet::from(*address)).await {
+                Err(error) if !error.is_exists() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Deletes the node addresses that the device had by an earlier configuration: the
     /// node would take for its own what is another's now, and send from it.
-    async fn delete_former_addresses(&self, now: IpAddr) -> Result<(), NetlinkError> {
+    async fn delete_former_addresses(&self, now: &[IpAddr]) -> Result<(), NetlinkError> {
         let name = &self.config.device;
         for entry in self.netlink.addresses(Some(name)).await? {
             let prefix = IpNet::from(entry.address);
-            let by_culvert = entry.address.is_ipv4() && entry.prefix_length == prefix.prefix_len();
-            if by_culvert && entry.address != now {
+            let by_culvert = entry.prefix_length == prefix.prefix_len();
+            if by_culvert && !now.contains(&entry.address) {
                 self.netlink.delete_address(name, prefix).await?;
             }
         }
@@ -83,22 +102,44 @@ impl Daemon {
 
     async fn add_host_routes(&self) -> Result<(), StartError> {
         let present = self.netlink.routes(&self.config.device).await;
-        let present = present.map_err(start_error)?;
-        let wanted = self.host_routes();
-        for route in &present {
-            // Those of an earlier configuration; what others made has no mark of ours.
-            let by_culvert = route.protocol == PROTOCOL_STATIC && route.source.is_some();
-            if by_culvert && !wanted.iter().any(|wanted| is_same(route, wanted)) {
-                let deleted = self.netlink.delete_route(route).await;
-                deleted.map_err(start_error)?;
+        let mut present = present.map_err(start_error)?;
+        // What others made has no mark of ours. Before there was a number of its own,
+        // culvert's routes were static ones with a source.
+        present.retain(|route| {
+            let formerly = route.protocol == PROTOCOL_STATIC && route.source.is_some();
+            route.protocol == PROTOCOL_CULVERT || formerly
+        });
+        self.bring_routes(&present, &self.host_routes()).await
+    }
+
+    /// Makes the wanted routes of those that culvert made before: deletes what is no
+    /// longer wanted and adds what is missing.
+    pub(super) async fn bring_routes(
+        &self,
+        present: &[Route],
+        wanted: &[Route],
+    ) -> Result<(), StartError> {
+        for route in present {
+            if !wanted.iter().any(|wanted| is_same(route, wanted)) {
+                match self.netlink.delete_route(route).await {
+                    Err(error) if !error.is_not_found() => return Err(start_error(error)),
+                    _ => {}
+                }
             }
         }
         for route in wanted {
-            if present.iter().any(|present| is_same(present, &route)) {
+            if present.iter().any(|present| is_same(present, route)) {
                 continue;
             }
-            match self.netlink.add_route(&route).await {
-                Err(error) if error.is_exists() => return Err(self.route_taken(&route).await),
+            match self.netlink.add_route(route).await {
+                Err(error) if error.is_exists() => return Err(self.route_taken(route).await),
+                Err(error) if error.is_unreachable() => {
+                    return Err(StartError(format!(
+                        "{error}: the next hop is not on the link of {}; set encap = \"cross-subnet\" in {}, so that nodes behind a router are reached through a tunnel",
+                        route.link,
+                        self.config.cluster_path.display()
+                    )));
+                }
                 added => added.map_err(start_error)?,
             }
         }
@@ -117,28 +158,34 @@ impl Daemon {
         }
         StartError(format!(
             "{} cannot have the route {wanted}: {holder} is in the way; remove it, or change the network in {}",
-            self.config.device,
+            wanted.link,
             self.config.cluster_path.display()
         ))
     }
 
-    /// To the gateway, and by it to all pods: one neighbor entry, however many pods.
-    pub(super) fn host_routes(&self) -> [Route; 2] {
+    /// To the gateway, and by it to all pods: one neighbor entry, however many pods. Of
+    /// an IP version that this node has no block of there are no routes.
+    pub(super) fn host_routes(&self) -> Vec<Route> {
         let name = &self.config.device;
         let network = &self.config.cluster.network;
-        let gateway = IpNet::from(network.gateway);
-        let source = Some(cluster::node_address(&self.config.node));
-        [
-            Route {
-                source,
-                ..Route::on_link(gateway, name)
-            },
-            Route {
-                source,
-                onlink: true,
-                ..Route::via(network.prefix.trunc(), network.gateway, name)
-            },
-        ]
+        let mut routes = Vec::new();
+        for own in self.config.node.addresses() {
+            let gateway = network.gateway_for(own);
+            let ours = |route| Route {
+                source: Some(own),
+                protocol: PROTOCOL_CULVERT,
+                ..route
+            };
+            routes.push(ours(Route::on_link(IpNet::from(gateway), name)));
+            let prefixes = network.prefixes.iter();
+            for prefix in prefixes.filter(|p| p.addr().is_ipv4() == own.is_ipv4()) {
+                routes.push(Route {
+                    onlink: true,
+                    ..ours(Route::via(*prefix, gateway, name))
+                });
+            }
+        }
+        routes
     }
 
     /// Ends the daemon's work. While there are pods their devices and the host's
@@ -149,6 +196,7 @@ impl Daemon {
             Ok(pods) => return tracing::info!(pods = pods.len(), "their devices stay"),
             Err(error) => return tracing::warn!("the devices stay: {}", error.msg),
         }
+        self.remove_direct().await;
         if let Ok(Some(driver)) = self.worker.detach(cluster::HOST).await {
             super::pod::close(driver).await;
         }

@@ -8,36 +8,36 @@ mod check;
 mod cluster;
 mod core;
 mod del;
+mod direct;
 mod host;
 mod locks;
 mod pod;
 mod restore;
+mod underlay;
 mod view;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::api::{self, CniRequest, Handler, Reply, Request};
 use crate::cni::{CniError, Command, NetConf, code};
 use crate::config::Config;
-use crate::dataplane::{Driver, UdpUnderlay, Worker, WorkerEnded};
-use crate::ipam::Pool;
+use crate::dataplane::{Driver, Worker, WorkerEnded};
+use crate::ipam::Pools;
 use crate::netlink::{Netlink, UnderlayLink};
+use crate::spool;
 use crate::state::{StateError, Store};
 use crate::sys::netns::NetNs;
-use crate::sys::udp::UdpError;
-use crate::{spool, whois};
 
 use self::core::{Core, CoreError};
 use locks::Locks;
+use underlay::UnderlayOptions;
 
 /// How long the calls at work may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -113,9 +113,9 @@ impl Daemon {
         let store = open_store(&config)?;
         let host_ns = NetNs::current().map_err(start_error)?;
         let netlink = Netlink::connect(None).map_err(start_error)?;
-        let underlay = underlay_link(&config, &netlink).await?;
-        let pod_mtu = pod_mtu(&config, &underlay)?;
-        let sockets = bind_underlay(&config).await?;
+        let underlay = underlay::find_link(&config, &netlink).await?;
+        let pod_mtu = underlay::pod_mtu(&config, &underlay)?;
+        let sockets = underlay::bind(UnderlayOptions::of(&config)).await?;
         let (worker, channel, ended) = Worker::start().map_err(start_error)?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);
@@ -136,17 +136,20 @@ impl Daemon {
         };
         daemon.program_cluster().await?;
         daemon.build_host_device().await?;
-        let driver = Driver::Underlay(Box::new(sockets));
-        daemon
-            .worker
-            .attach(cluster::UNDERLAY, driver)
-            .await
-            .map_err(start_error)?;
+        if let Err(error) = daemon.build_direct().await {
+            daemon.stop().await;
+            return Err(error);
+        }
+        if let Some(sockets) = sockets {
+            let driver = Driver::Underlay(Box::new(sockets));
+            let attached = daemon.worker.attach(cluster::UNDERLAY, driver).await;
+            attached.map_err(start_error)?;
+        }
         Ok((daemon, ended))
     }
 
     async fn program_cluster(&self) -> Result<(), StartError> {
-        let operations = cluster::operations(&self.config, self.underlay.link.mtu);
+        let operations = cluster::operations(&self.config, &self.underlay);
         let operations = operations.map_err(start_error)?;
         self.core
             .apply_all(culvert_core::channel::Owner::Cluster, &operations)
@@ -249,69 +252,16 @@ impl Handler for Daemon {
 }
 
 fn open_store(config: &Config) -> Result<Store, StartError> {
-    let IpNet::V4(block) = config.node.pods else {
-        return Err(StartError(format!(
-            "the block {} of this node is IPv6, and this version is for IPv4 only",
-            config.node.pods
-        )));
-    };
-    let pool = Pool::new(&config.cluster.network.name, block).map_err(start_error)?;
-    Store::open(&config.state_dir, pool, cluster::POD_PORTS).map_err(start_error)
-}
-
-async fn underlay_link(config: &Config, netlink: &Netlink) -> Result<UnderlayLink, StartError> {
-    let address = config.node.underlay;
-    match netlink
-        .link_of_address(address)
-        .await
-        .map_err(start_error)?
-    {
-        Some(link) => Ok(link),
-        None => {
-            let error = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-            let address = SocketAddr::new(address, config.cluster.network.udp_port);
-            let why = whois::explain_bind_error(None, address, &error).await;
-            Err(StartError(format!(
-                "node {}: {why}; correct `underlay` in {}",
-                config.node.name,
-                config.cluster_path.display()
-            )))
-        }
-    }
-}
-
-/// The underlay's MTU less the tunnel's overhead.
-fn pod_mtu(config: &Config, underlay: &UnderlayLink) -> Result<u32, StartError> {
-    // The loopback's 65536 does not fit an IP packet's length.
-    let mtu = underlay.link.mtu.min(u32::from(u16::MAX));
-    let rest = mtu.checked_sub(cluster::OVERHEAD).filter(|mtu| *mtu >= 68);
-    rest.ok_or_else(|| {
-        StartError(format!(
-            "{} has an MTU of {mtu}: too small for VXLAN, which takes {} bytes; node {} needs a larger one",
-            underlay.link.name,
-            cluster::OVERHEAD,
-            config.node.name
-        ))
-    })
-}
-
-async fn bind_underlay(config: &Config) -> Result<UdpUnderlay, StartError> {
-    let port = config.cluster.network.udp_port;
-    let bound = UdpUnderlay::bind(config.node.underlay, port);
-    match bound {
-        Ok(sockets) => Ok(sockets),
-        Err(UdpError::Bind { address, source }) => {
-            let why = whois::explain_bind_error(None, address, &source).await;
-            Err(StartError(format!("no underlay socket: {why}")))
-        }
-        Err(error) => Err(start_error(error)),
-    }
+    let pools = Pools::new(&config.cluster.network.name, &config.node.pods);
+    let pools = pools.map_err(start_error)?;
+    Store::open(&config.state_dir, pools, cluster::POD_PORTS).map_err(start_error)
 }
 
 fn state_error(error: &StateError) -> CniError {
     let code = match error {
         StateError::Duplicate(_) => code::DUPLICATE,
         StateError::NotInPool { .. }
+        | StateError::NoPool { .. }
         | StateError::AddressInUse { .. }
         | StateError::PoolExhausted { .. }
         | StateError::PortsExhausted { .. } => code::NO_ADDRESS,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use culvert_core::PortId;
-use culvert_core::channel::{Operation, Owner};
+use culvert_core::channel::{Operation, Owner, Proxy};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{CoreError, Daemon, cluster};
@@ -15,6 +15,7 @@ use crate::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::state::{Attachment, Key, NetnsId};
 use crate::sys::netns::{NetNs, NetNsError, NetNsId};
 use crate::sys::tap::{Tap, TapError, TapOptions};
+use crate::sysctl;
 
 /// What marks a pod's device as culvert's and as this attachment's. The kernel
 /// keeps 255 bytes, and container ids have at most 64 in practice.
@@ -35,6 +36,9 @@ impl Daemon {
     ) -> Result<u32, CniError> {
         let name = &attachment.key.ifname;
         let tap = create_tap(ns, name).await?;
+        if attachment.addresses.iter().any(IpAddr::is_ipv6) {
+            prepare_ipv6(ns, name).await?;
+        }
         let netlink = Netlink::connect(Some(ns)).map_err(io_error)?;
         let index = self
             .configure(&netlink, attachment)
@@ -70,27 +74,48 @@ impl Daemon {
         netlink.set_alias(name, &alias(&attachment.key)).await?;
         netlink.set_mac(name, attachment.mac.0).await?;
         netlink.set_mtu(name, self.pod_mtu).await?;
-        for address in &attachment.addresses {
-            netlink.add_address(name, IpNet::from(*address)).await?;
-        }
         netlink.set_up(name).await?;
-        for route in self.pod_routes(name) {
+        if attachment.addresses.iter().any(IpAddr::is_ipv6) {
+            netlink.add_link_local(name, attachment.mac).await?;
+        }
+        for address in self.pod_addresses(attachment) {
+            netlink.add_address(name, address).await?;
+        }
+        for route in self.pod_routes(attachment) {
             netlink.add_route(&route).await?;
         }
         Ok(netlink.link(name).await?.index)
     }
 
-    /// To the gateway, and by it to everything.
-    pub(super) fn pod_routes(&self, name: &str) -> [Route; 2] {
-        let gateway = self.config.cluster.network.gateway;
-        let everything: IpNet = match gateway {
-            IpAddr::V4(_) => Ipv4Net::default().into(),
-            IpAddr::V6(_) => Ipv6Net::default().into(),
-        };
-        [
-            Route::on_link(IpNet::from(gateway), name),
-            Route::via(everything, gateway, name),
-        ]
+    /// A pod's addresses as its interface has them: alone on their link, or with the
+    /// whole network on it.
+    pub(super) fn pod_addresses(&self, attachment: &Attachment) -> impl Iterator<Item = IpNet> {
+        let network = &self.config.cluster.network;
+        attachment.addresses.iter().map(move |address| {
+            let alone = IpNet::from(*address);
+            match (network.proxy, network.prefix_of(*address)) {
+                (Proxy::Network, Some(prefix)) => {
+                    IpNet::new(*address, prefix.prefix_len()).unwrap_or(alone)
+                }
+                _ => alone,
+            }
+        })
+    }
+
+    /// To the gateway, and by it to everything, for each IP version that the pod has.
+    pub(super) fn pod_routes(&self, attachment: &Attachment) -> Vec<Route> {
+        let name = &attachment.key.ifname;
+        let mut routes = Vec::new();
+        for address in &attachment.addresses {
+            let gateway = self.config.cluster.network.gateway_for(*address);
+            let everything: IpNet = match gateway {
+                IpAddr::V4(_) => Ipv4Net::default().into(),
+                IpAddr::V6(_) => Ipv6Net::default().into(),
+            };
+            routes.push(Route::on_link(IpNet::from(gateway), name));
+            routes.push(Route::via(everything, gateway, name));
+        }
+        routes
     }
 
     /// Takes down whatever there is of an attachment: table entries, worker port,
@@ -199,6 +224,18 @@ async fn create_tap(ns: &Arc<NetNs>, name: &str) -> Result<Tap, CniError> {
     });
     let created = created.await.map_err(io_error)?.map_err(io_error)?;
     created.map_err(|error| tap_error(&error, name, ns))
+}
+
+/// Makes the pod's interface take IPv6 addresses, whatever its namespace says.
+async fn prepare_ipv6(ns: &Arc<NetNs>, name: &str) -> Result<(), CniError> {
+    let (inside, link) = (Arc::clone(ns), name.to_owned());
+    let prepared = tokio::task::spawn_blocking(move || inside.run(|| sysctl::prepare_ipv6(&link)));
+    let prepared = prepared.await.map_err(io_error)?.map_err(io_error)?;
+    prepared.map_err(|error| {
+        io_error(error).with_details(
+            "the pod cannot have its IPv6 address; give this node's `pods` IPv4 only, or let the kernel have IPv6",
+        )
+    })
 }
 
 /// Attaches to the device that an earlier daemon left in a pod.

@@ -7,7 +7,8 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
 use super::{Netlink, NetlinkError, failed, link_failed};
-use ipnet::IpNet;
+use crate::mac::Mac;
+use ipnet::{IpNet, Ipv6Net};
 
 /// An address of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,19 @@ impl Netlink {
             .execute()
             .await
             .map_err(|error| link_failed(link, doing(), error))
+    }
+
+    /// Adds the link-local IPv6 address that follows from `mac` to the interface `link`,
+    /// for one whose kernel makes none itself; having it already is fine.
+    ///
+    /// # Errors
+    /// As [`Netlink::add_address`], `EEXIST` apart.
+    pub async fn add_link_local(&self, link: &str, mac: Mac) -> Result<(), NetlinkError> {
+        let prefix = Ipv6Net::new_assert(mac.link_local(), 64);
+        match self.add_address(link, prefix.into()).await {
+            Err(error) if !error.is_exists() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes an address from the interface `link`, and with it the IPv4 routes that

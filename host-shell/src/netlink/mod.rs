@@ -12,7 +12,7 @@ use crate::sys::netns::{NetNs, NetNsError};
 
 pub use address::InterfaceAddress;
 pub use link::{Link, OperState, UnderlayLink, VxlanDevice};
-pub use route::{PROTOCOL_STATIC, Route, RouteScope};
+pub use route::{PROTOCOL_CULVERT, PROTOCOL_STATIC, Route, RouteScope};
 
 /// Why a request to the kernel's network configuration failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,11 @@ impl NetlinkError {
             self.errno(),
             Some(libc::ENODEV | libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL)
         )
+    }
+
+    /// Whether a route's next hop is not on the interface's link.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
     }
 
     /// Whether what was to be added is there already.

@@ -16,6 +16,8 @@ use ipnet::IpNet;
 
 /// Who made a route, as `ip route` shows in "proto": by hand (`RTPROT_STATIC`).
 pub const PROTOCOL_STATIC: u8 = 4;
+/// Who made a route: culvert. A number that rtnetlink(7) and iproute2 give to nobody.
+pub const PROTOCOL_CULVERT: u8 = 197;
 
 /// How far away a route's destination is. IPv6 has only [`RouteScope::Global`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,26 +142,47 @@ impl Netlink {
     pub async fn routes(&self, link: &str) -> Result<Vec<Route>, NetlinkError> {
         let doing = || format!("list the routes of \"{link}\"");
         let index = self.index_of(link, doing).await?;
-        let mut routes = Vec::new();
+        let messages = self.route_messages(doing).await?;
+        let routes = messages
+            .iter()
+            .filter(|message| output(message) == Some(index));
+        Ok(routes.filter_map(|route| route_of(route, link)).collect())
+    }
+
+    /// The unicast routes of the main table that `protocol` made, IPv4 first; those with
+    /// several next hops left out.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub async fn routes_of(&self, protocol: u8) -> Result<Vec<Route>, NetlinkError> {
+        let doing = || format!("list the routes of protocol {protocol}");
+        let links = self.links().await?;
+        let messages = self.route_messages(doing).await?;
+        let routes = messages.iter().filter_map(|message| {
+            let index = output(message)?;
+            let link = links.iter().find(|link| link.index == index)?;
+            route_of(message, &link.name)
+        });
+        Ok(routes.filter(|route| route.protocol == protocol).collect())
+    }
+
+    async fn route_messages(
+        &self,
+        doing: impl Fn() -> String,
+    ) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let mut all = Vec::new();
         for query in [
             RouteMessageBuilder::<Ipv4Addr>::new().build(),
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
-            let messages: Vec<RouteMessage> = self
-                .handle
-                .route()
-                .get(query)
-                .execute()
+            let stream = self.handle.route().get(query).execute();
+            let messages: Vec<RouteMessage> = stream
                 .try_collect()
                 .await
                 .map_err(|error| failed(doing(), error))?;
-            routes.extend(
-                messages
-                    .iter()
-                    .filter_map(|message| route_of(message, link, index)),
-            );
+            all.extend(messages);
         }
-        Ok(routes)
+        Ok(all)
     }
 
     async fn put_route(&self, route: &Route, replace: bool) -> Result<(), NetlinkError> {
@@ -211,7 +234,19 @@ fn message_of(
     })
 }
 
-fn route_of(message: &RouteMessage, link: &str, index: u32) -> Option<Route> {
+/// The interface that a route uses.
+fn output(message: &RouteMessage) -> Option<u32> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
+}
+
+/// A message as a route by the interface `link`, which it uses.
+fn route_of(message: &RouteMessage, link: &str) -> Option<Route> {
     let header = &message.header;
     if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
         return None;
@@ -220,19 +255,15 @@ fn route_of(message: &RouteMessage, link: &str, index: u32) -> Option<Route> {
         AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         _ => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    let (mut gateway, mut source, mut output) = (None, None, None);
+    let (mut gateway, mut source) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip_of(address)?,
             RouteAttribute::Gateway(address) => gateway = ip_of(address),
             RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some((*address).into()),
             RouteAttribute::PrefSource(address) => source = ip_of(address),
-            RouteAttribute::Oif(index) => output = Some(*index),
             _ => {}
         }
-    }
-    if output != Some(index) {
-        return None;
     }
     Some(Route {
         destination: IpNet::new(destination, header.destination_prefix_length).ok()?,

@@ -37,6 +37,11 @@ impl Namespace {
         self.ns().run(f).unwrap()
     }
 
+    /// Runs a shell script inside.
+    pub(crate) fn sh(&self, script: &str) {
+        run(&["netns", "exec", &self.name, "sh", "-ec", script]);
+    }
+
     pub(crate) fn ip(&self, args: &[&str]) -> String {
         let mut all = vec!["-n", &self.name];
         all.extend(args);

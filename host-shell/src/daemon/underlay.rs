@@ -1,0 +1,164 @@
+//! This node's place on the underlay: the device, what fits through it, and how each of
+//! the other nodes is reached.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use culvert_core::IpPrefix;
+use culvert_core::channel::Encap;
+use ipnet::IpNet;
+
+use super::{StartError, start_error};
+use crate::config::{Config, Mode, Node};
+use crate::dataplane::UdpUnderlay;
+use crate::netlink::{Netlink, UnderlayLink};
+use crate::sys::udp::UdpError;
+use crate::whois;
+
+/// The smallest MTU of IPv4 (RFC 791).
+const IPV4_MIN_MTU: u32 = 68;
+/// The smallest MTU of IPv6 (RFC 8200 section 5).
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// What the underlay's driver has to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UnderlayOptions {
+    /// This node's underlay address.
+    pub(super) address: IpAddr,
+    /// VXLAN's port, where VXLAN is used.
+    pub(super) udp_port: Option<u16>,
+    /// Whether IP in IP is used.
+    pub(super) ipip: bool,
+    /// Whether outer UDP checksums are zero.
+    pub(super) zero_udp_checksum: bool,
+}
+
+impl UnderlayOptions {
+    pub(super) fn of(config: &Config) -> Self {
+        let network = &config.cluster.network;
+        Self {
+            address: config.node.underlay,
+            udp_port: network.uses(Encap::Vxlan).then_some(network.udp_port),
+            ipip: network.uses(Encap::Ipip),
+            zero_udp_checksum: !network.udp_checksum,
+        }
+    }
+}
+
+/// Finds the interface that has this node's underlay address.
+pub(super) async fn find_link(
+    config: &Config,
+    netlink: &Netlink,
+) -> Result<UnderlayLink, StartError> {
+    let address = config.node.underlay;
+    match netlink
+        .link_of_address(address)
+        .await
+        .map_err(start_error)?
+    {
+        Some(link) => Ok(link),
+        None => {
+            let error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+            let address = SocketAddr::new(address, config.cluster.network.udp_port);
+            let why = whois::explain_bind_error(None, address, &error).await;
+            Err(StartError(format!(
+                "node {}: {why}; correct `underlay` in {}",
+                config.node.name,
+                config.cluster_path.display()
+            )))
+        }
+    }
+}
+
+/// How packets for `destination` get to another node.
+pub(super) fn encap_to(
+    config: &Config,
+    underlay: &UnderlayLink,
+    (node, destination): (&Node, IpAddr),
+) -> Encap {
+    let tunnel = match config.cluster.network.mode {
+        Mode::One(encap) => return encap,
+        Mode::CrossSubnet(tunnel) => tunnel,
+    };
+    // An IPv4 route can lead over an IPv6 address (RFC 5549), not the other way round.
+    let routable = destination.is_ipv4() || node.underlay.is_ipv6();
+    match subnet(config, underlay) {
+        Some(subnet) if routable => Encap::cross_subnet(subnet, node.underlay, tunnel),
+        _ => tunnel,
+    }
+}
+
+/// The underlay's own subnet.
+fn subnet(config: &Config, underlay: &UnderlayLink) -> Option<IpPrefix> {
+    let own = IpNet::new(config.node.underlay, underlay.prefix_length).ok()?;
+    IpPrefix::new(own.network(), own.prefix_len()).ok()
+}
+
+/// What an encapsulation takes from the underlay's MTU, in bytes: the outer IP header
+/// (20 or 40) and, for VXLAN, UDP 8, VXLAN 8 and inner Ethernet 14.
+pub(super) fn overhead(encap: Encap, underlay: IpAddr) -> u32 {
+    let ip = match underlay {
+        IpAddr::V4(_) => 20,
+        IpAddr::V6(_) => 40,
+    };
+    match encap {
+        Encap::Vxlan => ip + 30,
+        Encap::Ipip => ip,
+        Encap::Direct => 0,
+    }
+}
+
+/// The MTU of the pods: the underlay's less what the largest encapsulation takes.
+pub(super) fn pod_mtu(config: &Config, underlay: &UnderlayLink) -> Result<u32, StartError> {
+    let (device, node) = (&underlay.link.name, &config.node);
+    // The loopback's 65536 does not fit an IP packet's length.
+    let mtu = underlay.link.mtu.min(u32::from(u16::MAX));
+    if mtu == 0 {
+        return Err(StartError(format!(
+            "{device} does not tell its MTU, and that of the pods follows from it; set it with `ip link set {device} mtu …`"
+        )));
+    }
+    let encap = config.cluster.network.mode.largest();
+    let overhead = overhead(encap, node.underlay);
+    let rest = mtu.saturating_sub(overhead);
+    let has_v6 = node.pods.iter().any(|pods| pods.addr().is_ipv6());
+    let (least, version) = match has_v6 {
+        true => (IPV6_MIN_MTU, "IPv6"),
+        false => (IPV4_MIN_MTU, "IPv4"),
+    };
+    if rest < least {
+        return Err(StartError(format!(
+            "{device} has an MTU of {mtu}, which leaves {rest} for the pods (encapsulation {encap} takes {overhead}), and {version} needs {least}; node {} needs an underlay MTU of at least {}",
+            node.name,
+            least + overhead
+        )));
+    }
+    Ok(rest)
+}
+
+/// Opens what the encapsulations in use need; `None` when that is nothing.
+pub(super) async fn bind(options: UnderlayOptions) -> Result<Option<UdpUnderlay>, StartError> {
+    if options.ipip {
+        return Err(StartError(
+            "this culvertd has no driver for IP in IP; take \"ipip\" out of encap, tunnel and accept"
+                .to_owned(),
+        ));
+    }
+    if options.zero_udp_checksum {
+        return Err(StartError(
+            "this culvertd's UDP sockets cannot leave the checksum out; set udp_checksum = true"
+                .to_owned(),
+        ));
+    }
+    let Some(port) = options.udp_port else {
+        return Ok(None);
+    };
+    match UdpUnderlay::bind(options.address, port) {
+        Ok(sockets) => Ok(Some(sockets)),
+        Err(UdpError::Bind { address, source }) => {
+            let why = whois::explain_bind_error(None, address, &source).await;
+            Err(StartError(format!("no underlay socket: {why}")))
+        }
+        Err(error) => Err(start_error(error)),
+    }
+}
