@@ -170,7 +170,7 @@ impl World {
         self.sh(
             &name,
             &format!(
-                "ip link set eth0 up
+                "sysctl -qw net.ipv6.conf.eth0.accept_dad=0; ip link set eth0 up
                  ip addr add {}/24 dev eth0; ip addr add {}/64 dev eth0 nodad
                  ip route add default via 192.168.{}.254
                  ip -6 route add default via {router_v6}",
@@ -226,8 +226,15 @@ impl World {
     /// Adds a place to a node as its pod.
     pub(crate) fn add(&self, node: &str, pod: &str) {
         let answer = self.lab.call("ADD", node, pod).answer().unwrap();
-        assert!(answer.success, "{pod}: {} {}", answer.message(), answer.stderr);
-        self.results.borrow_mut().insert(pod.to_owned(), answer.json);
+        assert!(
+            answer.success,
+            "{pod}: {} {}",
+            answer.message(),
+            answer.stderr
+        );
+        self.results
+            .borrow_mut()
+            .insert(pod.to_owned(), answer.json);
     }
 
     /// Deletes a pod from its node.
@@ -276,7 +283,9 @@ impl World {
     /// Pings with so many bytes of data that must not be fragmented.
     pub(crate) fn pings_with(&self, from: &str, to: &str, size: u32) {
         let size = size.to_string();
-        let argv = ["ping", "-n", "-c3", "-i0.01", "-W2", "-Mdo", "-s", &size, to];
+        let argv = [
+            "ping", "-n", "-c3", "-i0.01", "-W2", "-Mdo", "-s", &size, to,
+        ];
         let output = self.lab.exec(from, &argv, Duration::from_secs(20)).unwrap();
         assert!(
             output.stdout.contains(" 3 received"),
@@ -291,11 +300,17 @@ impl World {
     /// A TCP connection carries 8 MB.
     pub(crate) fn tcp(&self, from: &str, to: &str, address: &str) {
         let listening = |said: &str| said.contains("listening");
-        let server = self.lab.spawn(to, &["iperf3", "-s", "-1"], listening);
+        let server = ["iperf3", "-s", "-1", "--forceflush"];
+        let server = self.lab.spawn(to, &server, listening).unwrap();
         let argv = ["iperf3", "-c", address, "-n", "8M"];
         let output = self.lab.exec(from, &argv, Duration::from_secs(30)).unwrap();
-        assert!(output.status.success(), "{} {}", output.stdout, output.stderr);
-        server.unwrap().finish(Duration::from_secs(5)).unwrap();
+        assert!(
+            output.status.success(),
+            "{} {}",
+            output.stdout,
+            output.stderr
+        );
+        server.finish(Duration::from_secs(5)).unwrap();
     }
 
     fn drops(&self, node: &str) -> String {
@@ -329,7 +344,10 @@ impl World {
 
     /// The MTU of a pod's interface.
     pub(crate) fn mtu_of(&self, pod: &str) -> u32 {
-        let text = self.lab.run(pod, &["cat", "/sys/class/net/eth0/mtu"]).unwrap();
+        let text = self
+            .lab
+            .run(pod, &["cat", "/sys/class/net/eth0/mtu"])
+            .unwrap();
         text.stdout.trim().parse().unwrap()
     }
 

@@ -55,8 +55,15 @@ impl Daemon {
                 let to = (node, pods.addr());
                 underlay::encap_to(&self.config, &self.underlay, to) == Encap::Direct
             };
+            // The node speaks to pods from its own address in their network, as through a
+            // tunnel: they answer that, whatever IP version the underlay has.
+            let own = |pods: &IpNet| {
+                let mut own = self.config.node.addresses();
+                own.find(|own| own.is_ipv4() == pods.addr().is_ipv4())
+            };
             routes.extend(node.pods.iter().filter(direct).map(|pods| Route {
                 protocol: PROTOCOL_CULVERT,
+                source: own(pods),
                 ..Route::via(*pods, node.underlay, &self.underlay.link.name)
             }));
         }
