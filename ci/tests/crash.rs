@@ -62,7 +62,7 @@ fn agree(lab: &Lab, places: &[String], present: &BTreeMap<String, Ipv4Addr>) {
         .map(|entry| {
             assert_eq!(entry["state"], "ready", "{entry}");
             let place = text(&entry["netns"]).rsplit('-').next().unwrap().to_owned();
-            (place, text(&entry["address"]))
+            (place, text(&entry["addresses"][0]))
         })
         .collect();
     let wanted: BTreeMap<String, String> = present
@@ -153,7 +153,7 @@ fn one_container_added_many_times_at_once() {
             assert!(answer.success || *verb == "ADD", "{answer:?}");
         }
         let last = ask(&lab, "endpoints");
-        let address = |entry: &Value| entry["address"].as_str().unwrap().parse().unwrap();
+        let address = |entry: &Value| entry["addresses"][0].as_str().unwrap().parse().unwrap();
         let present: BTreeMap<_, _> = last
             .iter()
             .map(|entry| ("c0".to_owned(), address(entry)))

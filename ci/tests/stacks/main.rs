@@ -44,6 +44,11 @@ fn dual_stack_pods_talk_over_vxlan() {
     let world = World::new(&Setup::default());
     all_talk(&world);
     largest_packets_pass(&world, 1450);
+    let endpoints = world.ask("n1", "endpoints");
+    let addresses = serde_json::json!(["10.244.1.1", "fd00:244:0:1::1"]);
+    assert_eq!(endpoints[0]["addresses"], addresses, "{endpoints}");
+    let table = world.lab.culvert("n1", &["endpoints"]).unwrap().stdout;
+    assert!(table.contains("10.244.1.1,fd00:244:0:1::1"), "{table}");
     let routes = world.ask("n1", "routes");
     for (prefix, next_hop) in [
         ("fd00:244:0:2::/64", "peer n2 vxlan"),
@@ -226,7 +231,7 @@ fn without_tunnels_the_kernel_routes_and_the_wire_has_the_pods_own_packets() {
         "{routes}"
     );
     assert!(
-        routes.contains("fd00:244:0:2::/64 via fd77::2 dev eth0"),
+        routes.contains("fd00:244:0:2::/64 via fd77::2 src fd00:244:0:1::"),
         "{routes}"
     );
 
@@ -306,6 +311,18 @@ fn a_tunnel_is_taken_across_subnets_only() {
         ("n1", "p3"),
     ] {
         world.pings(from, &world.addresses(to)[0]);
+    }
+    let status = world.ask("n1", "status");
+    assert_eq!(status["encapsulation"], "cross-subnet, vxlan");
+    let peers = world.ask("n1", "peers");
+    for (number, sent_by, mtu) in [(0, "direct", 1500), (1, "vxlan", 1450)] {
+        let peer = &peers[number];
+        assert_eq!(peer["sent_by"], serde_json::json!([sent_by]));
+        assert_eq!(peer["mtu"], mtu);
+        assert_eq!(
+            peer["encapsulations"],
+            serde_json::json!(["vxlan", "direct"])
+        );
     }
     for (from, number) in [("p1", 3), ("p3", 1)] {
         for address in world.node_addresses(number) {

@@ -22,6 +22,8 @@ pub struct Status {
     pub tables: Vec<TableUse>,
     /// The device that tunnels leave by.
     pub underlay: Underlay,
+    /// How packets get to other nodes: `vxlan`, `ipip`, `direct`, `cross-subnet, vxlan`.
+    pub encapsulation: String,
     /// MTU of the pods' interfaces in bytes.
     pub pod_mtu: u32,
     /// Seconds since the daemon started.
@@ -57,8 +59,8 @@ pub struct Underlay {
 /// A pod's interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// The pod's address.
-    pub address: IpAddr,
+    /// The pod's addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
     /// The interface's MAC.
     pub mac: Mac,
     /// The container it belongs to.
@@ -98,6 +100,10 @@ pub struct Peer {
     pub vtep_mac: Mac,
     /// Its own addresses that pods may talk to.
     pub node_addresses: Vec<IpAddr>,
+    /// How packets get to it; more than one where it depends on their IP version.
+    pub sent_by: Vec<String>,
+    /// Largest packet of a pod that the underlay device takes on its way there, in bytes.
+    pub mtu: u32,
     /// The encapsulations accepted from it.
     pub encapsulations: Vec<String>,
     /// Number of routes that lead to it.

@@ -1,6 +1,7 @@
 //! The command line: shows what the daemon and its core know.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -120,6 +121,7 @@ fn status(status: &Status) -> String {
                 underlay.device, underlay.address, underlay.mtu
             ),
         ],
+        ["encapsulation".to_owned(), status.encapsulation.clone()],
         ["pod mtu".to_owned(), status.pod_mtu.to_string()],
         ["endpoints".to_owned(), status.endpoints.to_string()],
     ];
@@ -141,11 +143,11 @@ fn status(status: &Status) -> String {
 
 fn endpoints(endpoints: &[Endpoint]) -> String {
     let rows = endpoints.iter().map(|e| {
-        let (address, mac, port) = (e.address.to_string(), e.mac.to_string(), e.port.to_string());
+        let (mac, port) = (e.mac.to_string(), e.port.to_string());
         // Runtimes' identifiers have 64 digits; JSON has all of them.
         let container = e.container_id.chars().take(12).collect();
         [
-            address,
+            list(&e.addresses),
             mac,
             container,
             e.ifname.clone(),
@@ -156,7 +158,7 @@ fn endpoints(endpoints: &[Endpoint]) -> String {
     });
     table(
         &[
-            "ADDRESS",
+            "ADDRESSES",
             "MAC",
             "CONTAINER",
             "INTERFACE",
@@ -182,27 +184,35 @@ fn routes(routes: &[Route]) -> String {
 
 fn peers(peers: &[Peer]) -> String {
     let rows = peers.iter().map(|p| {
-        let addresses: Vec<_> = p.node_addresses.iter().map(ToString::to_string).collect();
         [
             p.name.clone(),
             p.underlay.to_string(),
-            p.vtep_mac.to_string(),
+            p.sent_by.join(","),
+            p.mtu.to_string(),
             p.encapsulations.join(","),
+            p.vtep_mac.to_string(),
             p.routes.to_string(),
-            addresses.join(","),
+            list(&p.node_addresses),
         ]
     });
     table(
         &[
             "NAME",
             "UNDERLAY",
+            "SENT BY",
+            "MTU",
+            "ACCEPTED",
             "VTEP MAC",
-            "ENCAPSULATIONS",
             "ROUTES",
             "NODE ADDRESSES",
         ],
         rows,
     )
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(",")
 }
 
 fn counters(counters: &[Counter], all: bool) -> String {

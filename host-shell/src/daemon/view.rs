@@ -8,7 +8,7 @@ use culvert_core::{Capacities, Counter, PortId};
 use ipnet::IpNet;
 
 use super::pod::core_error;
-use super::{Daemon, cluster};
+use super::{Daemon, cluster, underlay};
 use crate::api;
 use crate::cni::CniError;
 use crate::dataplane::ShellCounter;
@@ -40,6 +40,7 @@ impl Daemon {
                 address: self.config.node.underlay,
                 mtu: self.underlay.link.mtu,
             },
+            encapsulation: self.config.cluster.network.mode.to_string(),
             pod_mtu: self.pod_mtu,
             uptime_seconds: self.started.elapsed().as_secs(),
             endpoints: u32::try_from(endpoints.count()).unwrap_or(u32::MAX),
@@ -87,21 +88,17 @@ impl Daemon {
                 (Phase::Committed, None) => "cut off",
             }
         };
-        let mut all = Vec::new();
-        for attachment in &attachments {
-            for address in &attachment.addresses {
-                all.push(api::Endpoint {
-                    address: *address,
-                    mac: attachment.mac,
-                    container_id: attachment.key.container_id.clone(),
-                    ifname: attachment.key.ifname.clone(),
-                    netns: attachment.netns.clone(),
-                    port: attachment.port,
-                    state: state(attachment).to_owned(),
-                });
-            }
-        }
-        all.sort_by_key(|endpoint| endpoint.address);
+        let all = attachments.iter().map(|attachment| api::Endpoint {
+            addresses: attachment.addresses.clone(),
+            mac: attachment.mac,
+            container_id: attachment.key.container_id.clone(),
+            ifname: attachment.key.ifname.clone(),
+            netns: attachment.netns.clone(),
+            port: attachment.port,
+            state: state(attachment).to_owned(),
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|one, other| one.addresses.cmp(&other.addresses));
         Ok(all)
     }
 
@@ -134,9 +131,21 @@ impl Daemon {
 
     pub(super) async fn peers(&self) -> Result<Vec<api::Peer>, CniError> {
         let peers = self.core.peers().await.map_err(core_error)?;
+        let all_routes = self.core.routes().await.map_err(core_error)?;
         let encaps = [Encap::Vxlan, Encap::Ipip, Encap::Direct];
         let peers = peers.into_iter().map(|(peer, routes)| {
             let peer = peer.entry;
+            let sends = |encap: &&Encap| {
+                let next_hop = NextHop::Peer {
+                    peer: peer.id,
+                    encap: **encap,
+                };
+                let mut routes = all_routes.iter();
+                routes.any(|route| route.entry.next_hop == next_hop)
+            };
+            let sent: Vec<Encap> = encaps.iter().filter(sends).copied().collect();
+            let overhead = |encap: &Encap| underlay::overhead(*encap, peer.underlay);
+            let overhead = sent.iter().map(overhead).max().unwrap_or_default();
             let node = cluster::node_of(&self.config, peer.id);
             let accepted = encaps.iter().filter(|encap| peer.accepts.contains(**encap));
             api::Peer {
@@ -144,6 +153,8 @@ impl Daemon {
                 underlay: peer.underlay,
                 vtep_mac: peer.vtep_mac.into(),
                 node_addresses: peer.node_addresses.iter().copied().collect(),
+                sent_by: sent.iter().map(ToString::to_string).collect(),
+                mtu: self.underlay.link.mtu.saturating_sub(overhead),
                 encapsulations: accepted.map(ToString::to_string).collect(),
                 routes,
             }
