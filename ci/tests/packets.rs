@@ -158,7 +158,10 @@ fn what_a_pod_must_not_send_comes_out_nowhere() {
             "vlan-tagged",
             to_gateway(0x8100, &[&[0, 5, 8, 0][..], &packet].concat()),
         ),
-        ("ipv6", to_gateway(0x86dd, &[&[0x60; 40], MARK].concat())),
+        (
+            "ipv6-payload-length",
+            to_gateway(0x86dd, &[&[0x60; 40], MARK].concat()),
+        ),
         ("not-ip", to_gateway(0x88cc, MARK)),
         ("ipv4-truncated", to_gateway(0x800, &packet[..10])),
         ("ipv4-truncated", to_gateway(0x800, &[])),

@@ -60,6 +60,93 @@ fn dual_stack_pods_talk_over_vxlan() {
     }
 }
 
+/// Lines of `[network]`, the underlay's IP version, and what is left for pods.
+const TUNNELS: [(&str, Family, u32); 2] = [
+    ("encap = \"vxlan\"", Family::V4, 1450),
+    ("encap = \"vxlan\"", Family::V6, 1430),
+];
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn every_tunnel_carries_both_ip_versions() {
+    for (network, underlay, mtu) in TUNNELS {
+        let setup = Setup {
+            network,
+            underlay,
+            ..Setup::default()
+        };
+        let world = World::new(&setup);
+        all_talk(&world);
+        largest_packets_pass(&world, mtu);
+        assert!(world.counter("n1", "forward-underlay") > 0);
+    }
+}
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn a_node_changes_its_configuration_and_keeps_its_pods() {
+    let direct = Setup {
+        network: "encap = \"direct\"\naccept = [\"vxlan\"]",
+        families: [Family::V4, Family::V4],
+        ..Setup::default()
+    };
+    let mut world = World::new(&direct);
+    all_talk(&world);
+    // Both nodes accept both, so the first one that changes is understood.
+    let changed = Setup {
+        network: "accept = [\"direct\"]",
+        families: [Family::Dual, Family::Dual],
+        ..Setup::default()
+    };
+    let last = Setup {
+        network: "",
+        ..changed
+    };
+    for (setup, forwarding) in [(&changed, "1"), (&last, "0")] {
+        for node in ["n1", "n2"] {
+            world.stop(node);
+            world.configure(node, setup);
+            world.start(node);
+            world.pings("p1", "10.244.2.1");
+            world.pings("p2", "10.244.1.1");
+            assert_eq!(world.culvert_routes(node).trim(), "");
+            let file = ["cat", "/proc/sys/net/ipv4/conf/eth0/forwarding"];
+            let now = world.lab.run(node, &file).unwrap().stdout;
+            assert_eq!(now.trim(), forwarding);
+        }
+    }
+    // New pods have what the node has now, and everybody still answers.
+    world.lab.add_place("x1").unwrap();
+    world.add("n1", "x1");
+    assert_eq!(world.addresses("x1"), ["10.244.1.3", "fd00:244:0:1::1"]);
+    world.lab.add_place("x2").unwrap();
+    world.add("n2", "x2");
+    for (from, to) in [("x1", "x2"), ("x2", "p1"), ("n2", "x1"), ("p1", "x2")] {
+        let shared = world.addresses(from_pod(from)).len();
+        for address in world.addresses(to).iter().take(shared) {
+            world.pings(from, address);
+        }
+    }
+    // And back: what the host's device had of IPv6 is gone.
+    world.stop("n1");
+    world.configure("n1", &direct);
+    world.start("n1");
+    world.pings("n1", "10.244.1.1");
+    let addresses = world.lab.run("n1", &["ip", "addr", "show", "culvert0"]);
+    let addresses = addresses.unwrap().stdout;
+    assert!(!addresses.contains("fd00:244"), "{addresses}");
+    let routes = world.lab.run("n1", &["ip", "-6", "route"]).unwrap().stdout;
+    assert!(!routes.contains("fd00:244"), "{routes}");
+}
+
+/// A place whose addresses are those of a pod that stands for it.
+fn from_pod(place: &str) -> &str {
+    match place {
+        "n2" => "x2",
+        pod => pod,
+    }
+}
+
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn pods_have_one_ip_version_where_the_node_has() {
@@ -346,6 +433,7 @@ fn what_cannot_be_is_explained_and_leaves_nothing() {
             "set encap = \"cross-subnet\"",
         ),
         ("", "ip link set eth0 mtu 1300", "IPv6 needs 1280"),
+        ("encap = \"ipip\"", "true", "no driver for IP in IP"),
         (
             "encap = \"direct\"",
             "ip route add 10.244.2.0/24 dev eth0",

@@ -181,11 +181,17 @@ impl World {
         );
         let dir = self.lab.dir().join(&name);
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("cluster.toml"), setup.cluster()).unwrap();
+        self.configure(&name, setup);
         let config = format!(
             "node = \"{name}\"\ncluster = \"cluster.toml\"\nrun_dir = \"run\"\nstate_dir = \"state\"\n"
         );
         fs::write(dir.join("culvert.toml"), config).unwrap();
+    }
+
+    /// Gives a node a cluster file, for its next start.
+    pub(crate) fn configure(&self, node: &str, setup: &Setup) {
+        let path = self.lab.dir().join(node).join("cluster.toml");
+        fs::write(path, setup.cluster()).unwrap();
     }
 
     fn daemon(&self, node: &str) -> [String; 3] {

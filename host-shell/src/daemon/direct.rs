@@ -14,6 +14,7 @@ use culvert_core::channel::Encap;
 use ipnet::IpNet;
 
 use super::{Daemon, StartError, start_error, underlay};
+use crate::config::Mode;
 use crate::netlink::{NetlinkError, PROTOCOL_CULVERT, Route};
 use crate::sysctl::{Setting, SysctlError};
 
@@ -28,9 +29,10 @@ impl Daemon {
     /// daemon left.
     pub(super) async fn build_direct(&self) -> Result<(), StartError> {
         let wanted = self.direct_routes();
-        match wanted.is_empty() {
+        let needed = self.forwarded(&wanted);
+        match needed.is_empty() {
             true => self.restore_forwarding(),
-            false => self.allow_forwarding(&wanted)?,
+            false => self.allow_forwarding(&needed)?,
         }
         let present = self.present_direct_routes().await.map_err(start_error)?;
         self.bring_routes(&present, &wanted).await
@@ -77,20 +79,31 @@ impl Daemon {
         Ok(routes)
     }
 
+    /// This node's blocks whose packets come or go without a tunnel. They may come so
+    /// where none go: from a node that does not use the new encapsulation yet.
+    fn forwarded(&self, routes: &[Route]) -> Vec<IpNet> {
+        let network = &self.config.cluster.network;
+        let any = match network.mode {
+            Mode::CrossSubnet(_) => !routes.is_empty(),
+            Mode::One(_) => network.uses(Encap::Direct),
+        };
+        let over_v6 = self.config.node.underlay.is_ipv6();
+        let own = self.config.node.pods.iter().copied();
+        own.filter(|pods| any && (pods.addr().is_ipv4() || over_v6))
+            .collect()
+    }
+
     /// Lets the kernel forward between the host's device and the underlay's, and keeps
     /// what their settings were.
-    fn allow_forwarding(&self, routes: &[Route]) -> Result<(), StartError> {
-        let has = |v4: bool| {
-            let mut routes = routes.iter();
-            routes.any(|route| route.destination.addr().is_ipv4() == v4)
-        };
+    fn allow_forwarding(&self, blocks: &[IpNet]) -> Result<(), StartError> {
         let mut needed = Vec::new();
         let links = [&self.config.device, &self.underlay.link.name];
-        if has(true) {
-            needed.extend(links.map(|link| Setting::ipv4(link, "forwarding")));
-        }
-        if has(false) && forwarding_of_all("ipv6").map_err(start_error)? == OFF {
-            needed.extend(links.map(|link| Setting::ipv6(link, "force_forwarding")));
+        for block in blocks {
+            if block.addr().is_ipv4() {
+                needed.extend(links.map(|link| Setting::ipv4(link, "forwarding")));
+            } else if forwarding_of_all("ipv6").map_err(start_error)? == OFF {
+                needed.extend(links.map(|link| Setting::ipv6(link, "force_forwarding")));
+            }
         }
         let mut record = self.read_record();
         for setting in needed {

@@ -1,6 +1,7 @@
 //! The host's system interfaces against the real kernel, in network namespaces
 //! that each test makes for itself. Needs root.
 
+mod ipv6;
 mod lab;
 mod netlink;
 mod netns;
