@@ -146,6 +146,7 @@ impl core::fmt::Display for DropReason {
 /// holds after every batch. What the core makes or lets wait itself is not in it:
 /// it counts as `originated` when it is sent, as `originated-lost` or `queue-lost`
 /// when it never is.
+/// A super-frame counts as the packets that it stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counter {
     /// Frames handed to the core.

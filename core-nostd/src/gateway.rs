@@ -13,7 +13,7 @@ use crate::events::Events;
 use crate::pipeline::{self, Context};
 use crate::tables::Tables;
 use crate::tables::entry::PortRole;
-use crate::{Capacities, Counter, Fate, Frame, PortId, TableError};
+use crate::{Capacities, Counter, Fate, Frame, PortId, TableError, offload};
 use originate::Origin;
 
 /// A point in time, in microseconds since any fixed moment; the shell's clock.
@@ -150,7 +150,6 @@ impl Gateway<'_> {
         let mut stats = PortStats::default();
         let from_wire = self.is_wire(ingress);
         for packet in batch {
-            stats.rx_frames += 1;
             stats.rx_bytes += byte_count(&packet.frame);
             if from_wire {
                 self.notice(now, ingress, &packet.frame);
@@ -172,9 +171,11 @@ impl Gateway<'_> {
             {
                 packet.fate = self.egress(now, port, &mut packet.frame);
             }
+            let weight = weight(&packet.frame);
+            stats.rx_frames += weight;
             self.count(ingress, packet);
             if let Fate::Drop(reason) = packet.fate {
-                stats.dropped += 1;
+                stats.dropped += weight;
                 let now = self.state.now;
                 self.state
                     .events
@@ -211,7 +212,7 @@ impl Gateway<'_> {
             Fate::Queue => (Counter::Queue, None),
             Fate::Drop(reason) => (Counter::Drop(reason), None),
         };
-        self.add(counter, 1);
+        self.add(counter, weight(&packet.frame));
         if let Some(port) = out {
             self.count_sent(port, &packet.frame);
         }
@@ -227,7 +228,7 @@ impl Gateway<'_> {
 
     fn count_sent(&mut self, port: PortId, frame: &Frame<'_>) {
         if let Some(port) = self.tables.ports.get_mut(port.index()) {
-            port.stats.tx_frames += 1;
+            port.stats.tx_frames += weight(frame);
             port.stats.tx_bytes += byte_count(frame);
         }
     }
@@ -268,19 +269,22 @@ impl Gateway<'_> {
         self.tables.abort_sync();
     }
 
-    /// Takes in that no outer packet larger than `mtu` bytes gets to this underlay
-    /// address, as an ICMP error about one said (RFC 1191, RFC 8201). It counts for
-    /// ten minutes for all peers there and is told as an event, so that the control
-    /// plane can apply it to other cores.
+    /// Takes in that a tunnel packet which left by an underlay port for the peer at
+    /// `underlay` was too large: no packet of more than `mtu` bytes, outer header
+    /// included, gets there (RFC 1191, RFC 8201).
     ///
-    /// Nothing changes when the core knows of a way that narrow already, when the
-    /// port's own MTU is as small, and for 0, which old routers say who do not know
-    /// (RFC 1191 section 5). Less than a tunnel can do with is raised to that.
-    pub fn learn_path_mtu(&mut self, now: Instant, underlay: IpAddr, mtu: u16) {
+    /// To be called only for an error about a packet of the gateway's own. Packets
+    /// for that peer are held to it for ten minutes, and it is told as an event, so
+    /// that the control plane can apply it to other cores. Nothing changes when the
+    /// core knows of a way that narrow already, for an address that no peer has, and
+    /// for 0, which old routers say (RFC 1191 section 5). Less than a path has to
+    /// carry is raised to that.
+    pub fn path_mtu_exceeded(&mut self, now: Instant, port: PortId, underlay: IpAddr, mtu: u16) {
         self.state.now = self.state.now.max(now);
         let now = self.state.now;
         for index in 0..self.tables.networks.len() {
-            let network = self.tables.networks.get(index).filter(|n| n.present);
+            let network = self.tables.networks.get(index);
+            let network = network.filter(|n| n.present && n.underlay == port);
             let peer = network.and_then(|n| self.tables.peer_by_underlay(n, underlay));
             let Some((peer, _)) = peer else { continue };
             if let Some(mtu) = self.tables.learn_path_mtu(now, peer, mtu) {
@@ -308,6 +312,13 @@ impl Gateway<'_> {
     pub fn capacities(&self) -> Capacities {
         self.tables.capacities()
     }
+}
+
+/// How many packets a frame counts for: a super-frame as those that it stands for.
+/// Asked after the pipeline, which recognises super-frames that came without a mark.
+#[inline]
+fn weight(frame: &Frame<'_>) -> u64 {
+    u64::from(offload::segments(frame))
 }
 
 fn byte_count(frame: &Frame<'_>) -> u64 {

@@ -122,14 +122,14 @@ fn a_path_mtu_that_the_core_learns_is_told_and_one_that_it_is_given_is_not() {
         (peer, 0),
         (ip("192.168.77.9"), 600),
     ] {
-        gateway.learn_path_mtu(at(2), address, mtu);
+        gateway.path_mtu_exceeded(at(2), UNDERLAY, address, mtu);
     }
     assert_eq!(path_mtus(&mut gateway), []);
     assert!(fits(&mut gateway, at(2), 1350 - 28));
 
-    gateway.learn_path_mtu(at(3), peer, 1300);
-    gateway.learn_path_mtu(at(3), peer, 1300);
-    gateway.learn_path_mtu(at(3), peer, 68);
+    gateway.path_mtu_exceeded(at(3), UNDERLAY, peer, 1300);
+    gateway.path_mtu_exceeded(at(3), UNDERLAY, peer, 1300);
+    gateway.path_mtu_exceeded(at(3), UNDERLAY, peer, 68);
     let told = [(PeerId(0), 1300), (PeerId(0), 552)];
     assert_eq!(path_mtus(&mut gateway), told);
     assert!(!fits(&mut gateway, at(3), 552 - 50 - 27));
@@ -144,9 +144,9 @@ fn a_path_mtu_that_the_core_learns_is_told_and_one_that_it_is_given_is_not() {
     assert_eq!(path_mtus(&mut gateway), told);
     // Forgotten after ten minutes, and learned anew.
     assert!(fits(&mut gateway, at(604), 1450 - 28));
-    gateway.learn_path_mtu(at(604), peer, 1500);
+    gateway.path_mtu_exceeded(at(604), UNDERLAY, peer, 1500);
     assert_eq!(path_mtus(&mut gateway), told);
-    gateway.learn_path_mtu(at(604), peer, 1300);
+    gateway.path_mtu_exceeded(at(604), UNDERLAY, peer, 1300);
     assert_eq!(path_mtus(&mut gateway).len(), 3);
 }
 
@@ -169,7 +169,7 @@ fn a_path_mtu_counts_in_all_networks_with_a_peer_there() {
         Operation::UpsertPeer(there),
     ];
     gateway.apply(Owner::Cluster, &operations).unwrap();
-    gateway.learn_path_mtu(at(1), ip("192.168.77.2"), 1400);
+    gateway.path_mtu_exceeded(at(1), UNDERLAY, ip("192.168.77.2"), 1400);
     assert_eq!(
         path_mtus(&mut gateway),
         [(PeerId(0), 1400), (PeerId(5), 1400)]
@@ -181,7 +181,7 @@ fn a_path_mtu_counts_in_all_networks_with_a_peer_there() {
 fn a_flood_of_drops_leaves_what_was_learned() {
     let mut storage = Tiny::new();
     let mut gateway = programmed(&mut storage);
-    gateway.learn_path_mtu(at(1), ip("192.168.77.2"), 1400);
+    gateway.path_mtu_exceeded(at(1), UNDERLAY, ip("192.168.77.2"), 1400);
     let spoofed = udp(MAC_A, B, REMOTE, b"x");
     let looped = udp(MAC_A, A, [10, 244, 1, 99], b"x");
     let rubbish = [spoofed, looped, vec![0; 3], vec![0; 60]];

@@ -552,21 +552,3 @@ fn rx_is_the_sum_of_fates_and_ports_count_what_went_through_them() {
         assert_eq!(gateway.counter(Counter::Originated), 1);
     });
 }
-
-fn port_stats(gateway: &mut Gateway<'_>) -> Vec<(PortId, PortStats)> {
-    let hello = Request::Hello(Hello {
-        version: PROTOCOL,
-        epoch: 1,
-        schema: SCHEMA,
-    });
-    ask(gateway, &hello);
-    let Response::Page(Page::Ports(ports)) =
-        ask(gateway, &Request::Read(Read::Ports { after: None }))
-    else {
-        panic!("no ports")
-    };
-    ports
-        .iter()
-        .map(|(port, stats)| (port.entry.id, *stats))
-        .collect()
-}

@@ -298,6 +298,35 @@ fn tcp_super_frames_from_the_underlay_get_their_marks_back() {
     assert!(matches!(output.fate, Fate::Drop(_)), "{:?}", output.fate);
 }
 
+#[test]
+fn super_frames_count_as_the_packets_that_they_stand_for() {
+    let count = |port, input: Input, counter| {
+        on_node(|gateway| {
+            run(gateway, port, input);
+            let stats = |gateway: &mut Gateway<'_>, wanted| {
+                let ports = port_stats(gateway).into_iter();
+                ports.filter(|(id, _)| *id == wanted).map(|(_, stats)| stats).next().unwrap()
+            };
+            let (from, underlay) = (stats(gateway, port), stats(gateway, UNDERLAY));
+            assert_eq!(from.rx_frames, gateway.counter(Counter::Rx));
+            assert_eq!(gateway.counter(counter), from.rx_frames);
+            let sent = [underlay.tx_frames, stats(gateway, POD_A).tx_frames, from.dropped];
+            assert_eq!(sent.iter().sum::<u64>(), from.rx_frames, "{counter:?}");
+            from.rx_frames
+        })
+    };
+    let super_frame = |src| Input {
+        segmentation: Segmentation::TcpV4 { size: 1400 },
+        ..unfinished(tcp(MAC_A, src, REMOTE, &[7; 3000]))
+    };
+    assert_eq!(count(POD_A, super_frame(A), Counter::ForwardUnderlay), 3);
+    let spoofed = Counter::Drop(DropReason::SourceIp);
+    assert_eq!(count(POD_A, super_frame(B), spoofed), 3);
+    // One that comes without its mark: 15 packets of 1410 bytes.
+    let unmarked = vxlan(&from_vtep(tcp(VTEP_2, REMOTE, A, &[7; 20_000])), 1);
+    assert_eq!(count(UNDERLAY, unmarked, Counter::ForwardEndpoint), 15);
+}
+
 /// Node n2, with one pod at `REMOTE`.
 fn program_second(gateway: &mut Gateway<'_>) {
     let network = Network {

@@ -530,7 +530,7 @@ pub struct Owned<T> {
     pub entry: T,
 }
 
-/// What went through a port.
+/// What went through a port. A super-frame counts as the packets that it stands for.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromZeros, Immutable,
 )]

@@ -1,7 +1,7 @@
 //! What the gateway makes itself: ICMP errors, further fragments, copies. All of
 //! it goes into spare frames that the shell provides; none left is a named drop.
 
-use super::{Gateway, Instant, Originated};
+use super::{Gateway, Instant, Originated, weight};
 use crate::pipeline::link::{self, Place};
 use crate::pipeline::{Context, Exit, flood, fragment, icmp};
 use crate::wire::icmp::Error;
@@ -116,7 +116,7 @@ impl Gateway<'_> {
             return;
         };
         spare.fate = Fate::Forward(port);
-        self.add(Counter::Originated, 1);
+        self.add(Counter::Originated, weight(&spare.frame));
         self.count_sent(port, &spare.frame);
         originated.keep(index);
     }

@@ -503,3 +503,22 @@ pub fn ask(gateway: &mut Gateway<'_>, request: &Request) -> Response {
         .unwrap()
         .1
 }
+
+/// What went through each port, as the channel tells it.
+pub fn port_stats(gateway: &mut Gateway<'_>) -> Vec<(PortId, PortStats)> {
+    let hello = Request::Hello(Hello {
+        version: PROTOCOL,
+        epoch: 1,
+        schema: SCHEMA,
+    });
+    ask(gateway, &hello);
+    let Response::Page(Page::Ports(ports)) =
+        ask(gateway, &Request::Read(Read::Ports { after: None }))
+    else {
+        panic!("no ports")
+    };
+    ports
+        .iter()
+        .map(|(port, stats)| (port.entry.id, *stats))
+        .collect()
+}
