@@ -9,6 +9,7 @@ use culvert_benches::scene::{self, Frames};
 use culvert_core::channel::Encap;
 use culvert_core::{Appliance, Fate};
 use gungraun::prelude::*;
+use gungraun::{Callgrind, EntryPoint};
 
 const ROUTES: u32 = 10_000;
 

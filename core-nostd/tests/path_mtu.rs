@@ -78,7 +78,10 @@ fn a_peer_that_is_in_two_networks_is_lowered_in_both() {
             network: NetworkId(1),
             ..peer()
         };
-        let operations = [Operation::UpsertNetwork(second), Operation::UpsertPeer(twin)];
+        let operations = [
+            Operation::UpsertNetwork(second),
+            Operation::UpsertPeer(twin),
+        ];
         gateway.apply(Owner::Cluster, &operations).unwrap();
         let mut pod = pod(PortId(7), MAC_B, "10.9.0.2");
         if let PortKind::Endpoint(endpoint) = &mut pod.kind {

@@ -305,12 +305,20 @@ fn super_frames_count_as_the_packets_that_they_stand_for() {
             run(gateway, port, input);
             let stats = |gateway: &mut Gateway<'_>, wanted| {
                 let ports = port_stats(gateway).into_iter();
-                ports.filter(|(id, _)| *id == wanted).map(|(_, stats)| stats).next().unwrap()
+                ports
+                    .filter(|(id, _)| *id == wanted)
+                    .map(|(_, stats)| stats)
+                    .next()
+                    .unwrap()
             };
             let (from, underlay) = (stats(gateway, port), stats(gateway, UNDERLAY));
             assert_eq!(from.rx_frames, gateway.counter(Counter::Rx));
             assert_eq!(gateway.counter(counter), from.rx_frames);
-            let sent = [underlay.tx_frames, stats(gateway, POD_A).tx_frames, from.dropped];
+            let sent = [
+                underlay.tx_frames,
+                stats(gateway, POD_A).tx_frames,
+                from.dropped,
+            ];
             assert_eq!(sent.iter().sum::<u64>(), from.rx_frames, "{counter:?}");
             from.rx_frames
         })

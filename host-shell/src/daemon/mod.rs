@@ -37,7 +37,6 @@ use crate::sys::netns::NetNs;
 
 use self::core::{Core, CoreError};
 use locks::Locks;
-use underlay::UnderlayOptions;
 
 /// How long the calls at work may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -115,7 +114,7 @@ impl Daemon {
         let netlink = Netlink::connect(None).map_err(start_error)?;
         let underlay = underlay::find_link(&config, &netlink).await?;
         let pod_mtu = underlay::pod_mtu(&config, &underlay)?;
-        let sockets = underlay::bind(UnderlayOptions::of(&config)).await?;
+        let sockets = underlay::bind(&config).await?;
         let (worker, channel, ended) = Worker::start().map_err(start_error)?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);

@@ -10,40 +10,15 @@ use ipnet::IpNet;
 
 use super::{StartError, start_error};
 use crate::config::{Config, Mode, Node};
-use crate::dataplane::UdpUnderlay;
+use crate::dataplane::{Underlay, UnderlayOptions};
 use crate::netlink::{Netlink, UnderlayLink};
-use crate::sys::udp::UdpError;
+use crate::sys::socket::SocketError;
 use crate::whois;
 
 /// The smallest MTU of IPv4 (RFC 791).
 const IPV4_MIN_MTU: u32 = 68;
 /// The smallest MTU of IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u32 = 1280;
-
-/// What the underlay's driver has to carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct UnderlayOptions {
-    /// This node's underlay address.
-    pub(super) address: IpAddr,
-    /// VXLAN's port, where VXLAN is used.
-    pub(super) udp_port: Option<u16>,
-    /// Whether IP in IP is used.
-    pub(super) ipip: bool,
-    /// Whether outer UDP checksums are zero.
-    pub(super) zero_udp_checksum: bool,
-}
-
-impl UnderlayOptions {
-    pub(super) fn of(config: &Config) -> Self {
-        let network = &config.cluster.network;
-        Self {
-            address: config.node.underlay,
-            udp_port: network.uses(Encap::Vxlan).then_some(network.udp_port),
-            ipip: network.uses(Encap::Ipip),
-            zero_udp_checksum: !network.udp_checksum,
-        }
-    }
-}
 
 /// Finds the interface that has this node's underlay address.
 pub(super) async fn find_link(
@@ -137,25 +112,22 @@ pub(super) fn pod_mtu(config: &Config, underlay: &UnderlayLink) -> Result<u32, S
 }
 
 /// Opens what the encapsulations in use need; `None` when that is nothing.
-pub(super) async fn bind(options: UnderlayOptions) -> Result<Option<UdpUnderlay>, StartError> {
-    if options.ipip {
-        return Err(StartError(
-            "this culvertd has no driver for IP in IP; take \"ipip\" out of encap, tunnel and accept"
-                .to_owned(),
-        ));
-    }
-    if options.zero_udp_checksum {
-        return Err(StartError(
-            "this culvertd's UDP sockets cannot leave the checksum out; set udp_checksum = true"
-                .to_owned(),
-        ));
-    }
-    let Some(port) = options.udp_port else {
-        return Ok(None);
+pub(super) async fn bind(config: &Config) -> Result<Option<Underlay>, StartError> {
+    let network = &config.cluster.network;
+    let options = UnderlayOptions {
+        address: config.node.underlay,
+        udp_port: network.uses(Encap::Vxlan).then_some(network.udp_port),
+        ipip: network.uses(Encap::Ipip),
+        zero_udp_checksum: !network.udp_checksum,
     };
-    match UdpUnderlay::bind(options.address, port) {
+    if options.udp_port.is_none() && !options.ipip {
+        return Ok(None);
+    }
+    match Underlay::bind(options) {
         Ok(sockets) => Ok(Some(sockets)),
-        Err(UdpError::Bind { address, source }) => {
+        Err(SocketError::Bind {
+            address, source, ..
+        }) => {
             let why = whois::explain_bind_error(None, address, &source).await;
             Err(StartError(format!("no underlay socket: {why}")))
         }

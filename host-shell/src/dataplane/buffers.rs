@@ -16,6 +16,8 @@ const SPARES: usize = 64;
 
 /// What a driver says about a frame that it put into a slot.
 pub(super) struct Received {
+    /// Bytes that stand in front of it and are none of it.
+    pub(super) start: usize,
     pub(super) len: usize,
     pub(super) checksum: Checksum,
     pub(super) segmentation: Segmentation,
@@ -62,7 +64,8 @@ impl Buffers {
     ) {
         let slots = self.slots.chunks_exact_mut(SLOT);
         let packets = slots.zip(&self.received).filter_map(|(slot, received)| {
-            let mut frame = Frame::new(slot, Frame::HEADROOM, received.len).ok()?;
+            let start = Frame::HEADROOM + received.start;
+            let mut frame = Frame::new(slot, start, received.len).ok()?;
             frame.checksum = received.checksum;
             frame.segmentation = received.segmentation;
             frame.outer = received.outer;

@@ -24,11 +24,13 @@ pub enum ShellCounter {
     UnderlayPeerErrors,
     /// A frame's port has no device any more.
     PortGone,
+    /// A super-frame could not be cut into segments.
+    SegmentFailed,
 }
 
 impl ShellCounter {
     /// All of them.
-    pub const ALL: [ShellCounter; 7] = [
+    pub const ALL: [ShellCounter; 8] = [
         ShellCounter::TapTxFailed,
         ShellCounter::TapRxMalformed,
         ShellCounter::UnderlayTxFull,
@@ -36,6 +38,7 @@ impl ShellCounter {
         ShellCounter::UnderlayRxTruncated,
         ShellCounter::UnderlayPeerErrors,
         ShellCounter::PortGone,
+        ShellCounter::SegmentFailed,
     ];
 
     /// The name that `culvert counters` prints.
@@ -48,6 +51,7 @@ impl ShellCounter {
             ShellCounter::UnderlayRxTruncated => "underlay-rx-truncated",
             ShellCounter::UnderlayPeerErrors => "underlay-peer-errors",
             ShellCounter::PortGone => "port-gone",
+            ShellCounter::SegmentFailed => "segment-failed",
         }
     }
 
@@ -62,7 +66,7 @@ impl ShellCounter {
                 "Tunnel packets dropped because the underlay socket's send buffer was full."
             }
             ShellCounter::UnderlayTxFailed => {
-                "Tunnel packets that the kernel refused to send: no route to the peer, a packet filter, or larger than the underlay's MTU."
+                "Tunnel packets that the kernel refused to send: no route to the peer, a packet filter, or larger than the underlay's MTU; or that the node has no socket for."
             }
             ShellCounter::UnderlayRxTruncated => {
                 "Datagrams from the underlay that were larger than any frame."
@@ -71,6 +75,9 @@ impl ShellCounter {
                 "ICMP errors about tunnel packets: a peer's host is down or does not listen."
             }
             ShellCounter::PortGone => "Frames for a port whose device is gone.",
+            ShellCounter::SegmentFailed => {
+                "Super-frames dropped because their device's marks do not fit their bytes, so that they cannot be cut into packets."
+            }
         }
     }
 }

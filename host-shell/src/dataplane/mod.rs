@@ -22,14 +22,29 @@ use tokio::sync::oneshot;
 
 pub use counters::{ShellCounter, ShellCounters};
 pub use tap::TapPort;
-pub use underlay::UdpUnderlay;
+pub use underlay::{Underlay, UnderlayOptions};
 
 /// What a port is made of.
 pub enum Driver {
     /// A TAP: a pod's interface or the host's.
     Tap(TapPort),
-    /// UDP sockets: the underlay.
-    Underlay(Box<UdpUnderlay>),
+    /// Sockets: the underlay.
+    Underlay(Box<Underlay>),
+}
+
+/// What sending needs of the worker.
+struct Tools<'t> {
+    counters: &'t ShellCounters,
+    /// Memory to cut super-frames into, a few times the largest frame.
+    scratch: &'t mut [u8],
+}
+
+impl Tools<'_> {
+    /// Counts a super-frame that cannot be sent.
+    fn not_cut(&self, error: &culvert_core::offload::SegmentError) {
+        tracing::debug!(%error, "a super-frame was not cut into segments");
+        self.counters.add(ShellCounter::SegmentFailed, 1);
+    }
 }
 
 /// What the control plane asks of a worker beside the channel.

@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use culvert_core::offload::{Layout, Segments};
 use culvert_core::{Checksum, Frame, Segmentation};
 
 use super::buffers::{Inbound, Received};
-use super::{ShellCounter, ShellCounters};
+use super::{ShellCounter, ShellCounters, Tools};
 use crate::sys::tap::Tap;
 use crate::sys::vnet::{VirtioNetHeader, VnetChecksum, VnetGso, VnetSegmentation};
 
@@ -63,15 +64,37 @@ impl TapPort {
     }
 
     /// Writes a frame, its header put in front of it in its headroom.
-    pub(super) fn send(&self, frame: &mut Frame<'_>, counters: &ShellCounters) {
-        let header = header(frame);
+    ///
+    /// A super-frame of a kind or size that the kernel does not take, as UDP ones
+    /// before Linux 6.2, is cut and written segment by segment.
+    pub(super) fn send(&self, frame: &mut Frame<'_>, tools: &mut Tools<'_>) {
+        let header = header(frame).emit();
         let (buffer, range) = frame.buffer_mut();
         let Some(start) = range.start.checked_sub(VirtioNetHeader::LEN) else {
-            return counters.add(ShellCounter::TapTxFailed, 1);
+            return tools.counters.add(ShellCounter::TapTxFailed, 1);
         };
-        buffer[start..range.start].copy_from_slice(&header.emit());
-        if self.tap.write(&buffer[start..range.end]).is_err() {
-            counters.add(ShellCounter::TapTxFailed, 1);
+        buffer[start..range.start].copy_from_slice(&header);
+        match self.tap.write(&buffer[start..range.end]) {
+            Ok(_) => {}
+            Err(error) if is_refused(&error) && frame.segmentation != Segmentation::None => {
+                self.send_segments(frame, tools);
+            }
+            Err(_) => tools.counters.add(ShellCounter::TapTxFailed, 1),
+        }
+    }
+
+    fn send_segments(&self, frame: &Frame<'_>, tools: &mut Tools<'_>) {
+        let mut segments = match Segments::new(frame, Layout::ETHERNET) {
+            Ok(segments) => segments,
+            Err(error) => return tools.not_cut(&error),
+        };
+        const HEADER: usize = VirtioNetHeader::LEN;
+        tools.scratch[..HEADER].copy_from_slice(&VirtioNetHeader::default().emit());
+        while let Some(len) = segments.write_next(&mut tools.scratch[HEADER..]) {
+            let segment = &tools.scratch[..HEADER + len];
+            if self.tap.write(segment).is_err() {
+                tools.counters.add(ShellCounter::TapTxFailed, 1);
+            }
         }
     }
 }
@@ -89,10 +112,16 @@ fn is_transient(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(libc::EIO)
 }
 
+/// Whether the kernel can make no sense of what was written.
+fn is_refused(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
+}
+
 /// What a header says about the frame behind it.
 fn received(bytes: &[u8]) -> Option<Received> {
     let header = VirtioNetHeader::parse(bytes).ok()?;
     Some(Received {
+        start: 0,
         len: bytes.len() - VirtioNetHeader::LEN,
         checksum: match header.checksum {
             VnetChecksum::None => Checksum::None,

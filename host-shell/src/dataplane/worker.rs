@@ -16,15 +16,19 @@ use zerocopy::FromZeros;
 
 use super::buffers::{BATCH, Buffers};
 use super::control::ControlEnd;
-use super::{Command, Driver, Never, ShellCounter, ShellCounters};
+use super::{Command, Driver, Never, ShellCounter, ShellCounters, Tools, Underlay};
 
 /// Batches taken from one port before the others have their turn.
 const TURNS: usize = 4;
 /// Ready descriptors looked at in one wait.
 const EVENTS: usize = 64;
 
-/// Epoll tokens: ports are `port << 1`, with the lowest bit set for descriptors
-/// that report errors only.
+/// Memory to cut super-frames into: a batch of usual segments.
+const SCRATCH: usize = 1 << 17;
+
+/// Epoll tokens: ports are `port << 8`, with the place of the descriptor among the
+/// port's receivers in the lowest octet, or [`ERRORS_ONLY`].
+const ERRORS_ONLY: u64 = 0xff;
 const TOKEN_CONTROL: u64 = u64::MAX;
 const TOKEN_WAKE: u64 = u64::MAX - 1;
 
@@ -66,6 +70,7 @@ pub(super) fn spawn(
             inbox,
             ports: HashMap::new(),
             buffers: Buffers::new(),
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
             counters,
             started: Clock::now(),
         };
@@ -91,6 +96,7 @@ struct WorkerThread<'a> {
     inbox: Inbox,
     ports: HashMap<PortId, Driver>,
     buffers: Buffers,
+    scratch: Box<[u8]>,
     counters: Arc<ShellCounters>,
     started: Clock,
 }
@@ -156,15 +162,17 @@ impl WorkerThread<'_> {
 
     fn attach(&mut self, port: PortId, driver: Driver) -> io::Result<Option<Driver>> {
         let before = self.detach(port);
-        let token = u64::from(port.0) << 1;
+        let token = u64::from(port.0) << 8;
         let watch =
             |fd: BorrowedFd<'_>, flags, token| self.epoll.add(fd, EpollEvent::new(flags, token));
         match &driver {
             Driver::Tap(tap) => watch(tap.as_fd(), EpollFlags::EPOLLIN, token)?,
             Driver::Underlay(underlay) => {
-                watch(underlay.receiver(), EpollFlags::EPOLLIN, token)?;
+                for (fd, place) in underlay.receivers().zip(0..ERRORS_ONLY) {
+                    watch(fd, EpollFlags::EPOLLIN, token | place)?;
+                }
                 for fd in underlay.senders() {
-                    watch(fd, EpollFlags::empty(), token | 1)?;
+                    watch(fd, EpollFlags::empty(), token | ERRORS_ONLY)?;
                 }
             }
         }
@@ -184,8 +192,7 @@ impl WorkerThread<'_> {
         match driver {
             Driver::Tap(tap) => drop(self.epoll.delete(tap)),
             Driver::Underlay(underlay) => {
-                let _ = self.epoll.delete(underlay.receiver());
-                for fd in underlay.senders() {
+                for fd in underlay.receivers().chain(underlay.senders()) {
                     let _ = self.epoll.delete(fd);
                 }
             }
@@ -193,14 +200,17 @@ impl WorkerThread<'_> {
     }
 
     fn serve_port(&mut self, token: u64, flags: EpollFlags) {
-        let port = PortId(u16::try_from(token >> 1).unwrap_or(u16::MAX));
-        if flags.contains(EpollFlags::EPOLLERR)
-            && let Some(Driver::Underlay(underlay)) = self.ports.get_mut(&port)
-        {
-            underlay.drain_errors(&self.counters);
+        let port = PortId(u16::try_from(token >> 8).unwrap_or(u16::MAX));
+        let receiver = usize::try_from(token & ERRORS_ONLY).unwrap_or(usize::MAX);
+        if flags.contains(EpollFlags::EPOLLERR) {
+            let now = self.now();
+            if let Some(Driver::Underlay(underlay)) = self.ports.get_mut(&port) {
+                underlay.drain_errors(&self.counters);
+                learn_path_mtus(&mut self.gateway, now, (port, underlay));
+            }
         }
         for _ in 0..TURNS {
-            match self.run_batch(port) {
+            match self.run_batch(port, receiver) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -215,42 +225,68 @@ impl WorkerThread<'_> {
         }
     }
 
-    /// Takes one batch from a port to its fates; returns whether more may wait.
-    fn run_batch(&mut self, port: PortId) -> io::Result<bool> {
+    fn now(&self) -> Instant {
+        let micros = self.started.elapsed().as_micros();
+        Instant::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    /// Takes one batch from one of a port's receivers to its fates; returns whether
+    /// more may wait.
+    fn run_batch(&mut self, port: PortId, receiver: usize) -> io::Result<bool> {
         let mut inbound = self.buffers.inbound();
         match self.ports.get_mut(&port) {
             None => return Ok(false),
             Some(Driver::Tap(tap)) => tap.receive(&mut inbound, &self.counters)?,
-            Some(Driver::Underlay(sockets)) => sockets.receive(&mut inbound, &self.counters)?,
+            Some(Driver::Underlay(sockets)) => {
+                sockets.receive(receiver, &mut inbound, &self.counters)?;
+            }
         }
+        let now = self.now();
         let (mut packets, mut spares) = self.buffers.packets();
         if packets.is_empty() {
             return Ok(false);
         }
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut originated = Originated::new(&mut spares);
-        self.gateway.process(
-            Instant::from_micros(micros),
-            port,
-            &mut packets,
-            &mut originated,
-        );
+        self.gateway
+            .process(now, port, &mut packets, &mut originated);
         let made = originated.into_made();
+        let mut tools = Tools {
+            counters: &self.counters,
+            scratch: &mut self.scratch,
+        };
         for batch in [&mut packets[..], made] {
-            send(&mut self.ports, port, batch, &self.counters);
+            for port in send(&mut self.ports, port, batch, &mut tools) {
+                if let Some(Driver::Underlay(underlay)) = self.ports.get_mut(&port) {
+                    learn_path_mtus(&mut self.gateway, now, (port, underlay));
+                }
+            }
         }
         Ok(packets.len() == BATCH)
     }
 }
 
-/// Sends a batch out of the ports that its fates name.
+/// Tells the core what an underlay's sockets have learned of path MTUs.
+fn learn_path_mtus(
+    gateway: &mut Gateway<'_>,
+    now: Instant,
+    (port, underlay): (PortId, &mut Underlay),
+) {
+    for (peer, mtu) in underlay.path_mtus() {
+        gateway.path_mtu_exceeded(now, port, peer, mtu);
+    }
+}
+
+/// Underlay ports that a batch leaves by.
+type Underlays = heapless::Vec<PortId, 4>;
+
+/// Sends a batch out of the ports that its fates name; returns the underlays among them.
 fn send(
     ports: &mut HashMap<PortId, Driver>,
     ingress: PortId,
     batch: &mut [Packet<'_>],
-    counters: &ShellCounters,
-) {
-    let mut underlays = heapless::Vec::<PortId, 4>::new();
+    tools: &mut Tools<'_>,
+) -> Underlays {
+    let mut underlays = Underlays::new();
     for packet in batch.iter_mut() {
         let to = match packet.fate {
             Fate::Forward(port) => port,
@@ -258,18 +294,19 @@ fn send(
             _ => continue,
         };
         match ports.get(&to) {
-            Some(Driver::Tap(tap)) => tap.send(&mut packet.frame, counters),
+            Some(Driver::Tap(tap)) => tap.send(&mut packet.frame, tools),
             Some(Driver::Underlay(_)) => {
                 if !underlays.contains(&to) && underlays.push(to).is_err() {
-                    counters.add(ShellCounter::PortGone, 1);
+                    tools.counters.add(ShellCounter::PortGone, 1);
                 }
             }
-            None => counters.add(ShellCounter::PortGone, 1),
+            None => tools.counters.add(ShellCounter::PortGone, 1),
         }
     }
-    for port in underlays {
-        if let Some(Driver::Underlay(underlay)) = ports.get_mut(&port) {
-            underlay.send(port, batch, counters);
+    for port in &underlays {
+        if let Some(Driver::Underlay(underlay)) = ports.get_mut(port) {
+            underlay.send(*port, batch, tools);
         }
     }
+    underlays
 }

@@ -1,4 +1,4 @@
-//! What needs the kernel's raw interfaces: namespaces, TAP devices, batched UDP.
+//! What needs the kernel's raw interfaces: namespaces, TAP devices, batched sockets.
 //!
 //! This is the only place of the host shell with `unsafe`; everything that it
 //! exports is safe to call. Waiting for readiness needs nothing of its own:
@@ -6,6 +6,6 @@
 //! wakes a worker, and every device and socket here is [`std::os::fd::AsFd`].
 
 pub mod netns;
+pub mod socket;
 pub mod tap;
-pub mod udp;
 pub mod vnet;

@@ -126,6 +126,10 @@ impl TapOffloads {
     /// Frames read may have an unfinished checksum
     /// ([`super::vnet::VnetChecksum::Partial`]); they fit the MTU.
     pub const CHECKSUM: Self = Self(libc::TUN_F_CSUM);
+    /// As [`TapOffloads::CHECKSUM`], and frames read may be TCP super-frames of up to
+    /// 64 KB, which the reader has to cut.
+    pub const TCP: Self =
+        Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN);
 }
 
 /// How a TAP device is set up; the same at creation and at attaching.

@@ -42,6 +42,13 @@ impl Namespace {
         run(&["netns", "exec", &self.name, "sh", "-ec", script]);
     }
 
+    /// Lets the IPv6 addresses of devices that are made from now on, link-local ones
+    /// too, work at once.
+    pub(crate) fn skip_dad(&self) {
+        let path = "/proc/sys/net/ipv6/conf/default/accept_dad";
+        self.run(|| std::fs::write(path, "0").unwrap());
+    }
+
     pub(crate) fn ip(&self, args: &[&str]) -> String {
         let mut all = vec!["-n", &self.name];
         all.extend(args);
@@ -95,6 +102,34 @@ pub(crate) fn pair() -> (Namespace, Namespace) {
         ]);
     }
     (a, b)
+}
+
+/// Joins two namespaces by a router, whose link to the second has that MTU:
+/// 10.77.1.2 and fd77:1::2, 10.77.2.2 and fd77:2::2, all on `u0`.
+pub(crate) fn routed(a: &Namespace, router: &Namespace, b: &Namespace, mtu: u16) {
+    for namespace in [a, router, b] {
+        namespace.skip_dad();
+    }
+    for (node, side, number) in [(a, "left", 1), (b, "right", 2)] {
+        join(node, "u0", router, side);
+        let ip = |args: &str| {
+            let args: Vec<&str> = args.split(' ').collect();
+            node.ip(&args);
+        };
+        router.ip(&["addr", "add", &format!("10.77.{number}.1/24"), "dev", side]);
+        let v6 = format!("fd77:{number}::1/64");
+        router.ip(&["addr", "add", &v6, "dev", side, "nodad"]);
+        ip(&format!("addr add 10.77.{number}.2/24 dev u0"));
+        ip(&format!("addr add fd77:{number}::2/64 dev u0 nodad"));
+        ip(&format!("route add default via 10.77.{number}.1"));
+        ip(&format!("route add default via fd77:{number}::1"));
+    }
+    router.ip(&["link", "set", "right", "mtu", &mtu.to_string()]);
+    router.run(|| {
+        for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
+        }
+    });
 }
 
 pub(crate) fn join(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) {

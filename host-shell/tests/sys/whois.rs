@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use culvert_host::sys::udp::{UdpError, UdpOptions, UdpSocket};
+use culvert_host::sys::socket::{Socket, SocketError, SocketOptions};
 use culvert_host::whois::{PortUser, explain_bind_error, port_users};
 
 use crate::lab::{Namespace, pair};
@@ -10,9 +10,9 @@ use crate::lab::{Namespace, pair};
 /// Binds in `namespace`, which must fail, and gives the explanation.
 async fn explain(namespace: &Namespace, address: &str) -> String {
     let address: SocketAddr = address.parse().unwrap();
-    let result = namespace.run(|| UdpSocket::bind(address, UdpOptions::default()));
+    let result = namespace.run(|| Socket::udp(address, SocketOptions::default()));
     match result {
-        Err(UdpError::Bind { source, .. }) => {
+        Err(SocketError::Bind { source, .. }) => {
             explain_bind_error(Some(namespace.ns()), address, &source).await
         }
         other => panic!("{other:?}"),
@@ -67,7 +67,7 @@ async fn a_vxlan_device_is_named_with_its_vni() {
     a.ip(&["link", "set", "flannel.1", "down"]);
     let address = "10.77.0.1:8472".parse().unwrap();
     assert_eq!(port_users(Some(a.ns()), address).await, []);
-    a.run(|| UdpSocket::bind(address, UdpOptions::default()))
+    a.run(|| Socket::udp(address, SocketOptions::default()))
         .unwrap();
 }
 

@@ -1,23 +1,26 @@
-//! UDP sockets of the underlay: batched, with the IP header's fields of every datagram.
+//! Sockets of the underlay: UDP, and IP protocols of their own by raw sockets.
+//! Both are batched, with the IP header's fields of every datagram.
 //!
 //! Every socket sets DF and ignores the kernel's idea of the path MTU
 //! (`IP_PMTUDISC_PROBE`): the core knows the MTU of each peer. ICMP errors are
 //! read from the socket's error queue ([`PeerErrors`]); the kernel would
 //! otherwise report one peer's error at the next send to another peer.
+//!
+//! Of an IP protocol's datagrams the kernel writes the header when they are sent,
+//! and has put fragments together before they are received. Other takers of the
+//! protocol, such as a kernel's own tunnel devices, get a copy of each.
 
 mod errors;
 mod message;
 mod pool;
 mod wire;
 
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockname, setsockopt, socket,
-    sockopt,
-};
+use nix::sys::socket::{SockaddrStorage, bind, getsockname, setsockopt, sockopt};
 
 pub use errors::{ErrorOrigin, PeerError, PeerErrors};
 pub use message::{Datagram, Received, RecvBatch, SendBatch, SendReport, SendStop};
@@ -26,20 +29,46 @@ pub use pool::{SOURCE_PORTS, UdpSourcePool};
 /// The TTL or hop limit that a socket sends with unless a [`Datagram`] says otherwise.
 pub const DEFAULT_TTL: u8 = 64;
 
+/// What a socket's datagrams are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketKind {
+    /// UDP datagrams.
+    Udp,
+    /// The payloads of IP packets.
+    Ip {
+        /// The packets' protocol number or next header.
+        protocol: u8,
+    },
+}
+
+impl fmt::Display for SocketKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SocketKind::Udp => f.write_str("UDP"),
+            SocketKind::Ip { protocol } => write!(f, "IP protocol {protocol}"),
+        }
+    }
+}
+
 /// Why an underlay socket could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum UdpError {
-    /// The kernel gives no socket of this family.
-    #[error("cannot make a UDP socket for {address}: {source}")]
-    Socket {
+pub enum SocketError {
+    /// The kernel gives no socket of this family and kind.
+    #[error("cannot make the {kind} socket for {}: {source}{}", address.ip(), make_hint(source))]
+    Make {
+        /// What the socket was to be for.
+        kind: SocketKind,
         /// The address that was asked for.
         address: SocketAddr,
-        /// What the kernel said; `EAFNOSUPPORT` where IPv6 is off.
+        /// What the kernel said; `EAFNOSUPPORT` where IPv6 is off, `EPERM` for a
+        /// raw socket without CAP_NET_RAW.
         source: io::Error,
     },
     /// The kernel refuses an option.
-    #[error("cannot set {option} on the UDP socket for {address}: {source}")]
+    #[error("cannot set {option} on the {kind} socket for {address}: {source}")]
     Option {
+        /// What the socket is for.
+        kind: SocketKind,
         /// The address that was asked for.
         address: SocketAddr,
         /// The socket option.
@@ -48,8 +77,10 @@ pub enum UdpError {
         source: io::Error,
     },
     /// The address or port cannot be had; [`crate::whois`] says who has it.
-    #[error("cannot bind the UDP address {address}: {source}")]
+    #[error("cannot bind the {kind} socket to {address}: {source}")]
     Bind {
+        /// What the socket is for.
+        kind: SocketKind,
         /// The address that was asked for.
         address: SocketAddr,
         /// What the kernel said; `EADDRINUSE` or `EADDRNOTAVAIL` mostly.
@@ -60,7 +91,7 @@ pub enum UdpError {
             SOURCE_PORTS.start(), SOURCE_PORTS.end())]
     NoFreePort {
         /// The address.
-        address: std::net::IpAddr,
+        address: IpAddr,
         /// How many sockets were asked for.
         wanted: usize,
         /// How many free ports were found.
@@ -68,82 +99,117 @@ pub enum UdpError {
     },
 }
 
-/// Sizes of a socket's kernel buffers.
+fn make_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => " (run as root, or with CAP_NET_RAW)",
+        _ => "",
+    }
+}
+
+/// How a socket is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UdpOptions {
+pub struct SocketOptions {
     /// Receive buffer in octets, as `SO_RCVBUF` counts them.
     pub receive_buffer: usize,
     /// Send buffer in octets, as `SO_SNDBUF` counts them.
     pub send_buffer: usize,
+    /// UDP datagrams leave without a checksum; over IPv6 such ones are taken in,
+    /// too (RFC 6935), which over IPv4 they always are.
+    pub zero_udp_checksum: bool,
 }
 
-impl Default for UdpOptions {
-    /// 8 MiB each: about 5 ms of 10 Gbit/s in small datagrams.
+impl Default for SocketOptions {
+    /// Buffers of 8 MiB: about 5 ms of 10 Gbit/s in small datagrams. Checksums.
     fn default() -> Self {
         Self {
             receive_buffer: 8 << 20,
             send_buffer: 8 << 20,
+            zero_udp_checksum: false,
         }
     }
 }
 
-/// A bound, unconnected, non-blocking UDP socket, closed on exec.
+/// A bound, unconnected, non-blocking socket, closed on exec.
 #[derive(Debug)]
-pub struct UdpSocket {
+pub struct Socket {
     fd: OwnedFd,
+    kind: SocketKind,
     local: SocketAddr,
 }
 
-impl UdpSocket {
-    /// Binds `address` in the calling thread's network namespace.
+impl Socket {
+    /// Binds a UDP socket to `address` in the calling thread's network namespace.
     ///
     /// Port 0 takes a free port. An IPv6 socket is for IPv6 only. Buffers larger
     /// than the system's limit need CAP_NET_ADMIN, and are cut to the limit
     /// without it.
     ///
     /// # Errors
-    /// See [`UdpError`].
-    pub fn bind(address: SocketAddr, options: UdpOptions) -> Result<Self, UdpError> {
-        let family = if address.is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let fd =
-            socket(family, SockType::Datagram, flags, None).map_err(|errno| UdpError::Socket {
-                address,
-                source: errno.into(),
-            })?;
-        set_buffers(&fd, options).map_err(|(option, source)| UdpError::Option {
+    /// See [`SocketError`].
+    pub fn udp(address: SocketAddr, options: SocketOptions) -> Result<Self, SocketError> {
+        Self::bind(SocketKind::Udp, address, options)
+    }
+
+    /// Binds a raw socket for the packets of an IP protocol to `address` in the
+    /// calling thread's network namespace. Buffers are as for [`Socket::udp`].
+    /// The ports of its datagrams' addresses are 0 when sending and of no meaning
+    /// when receiving.
+    ///
+    /// # Errors
+    /// See [`SocketError`]; CAP_NET_RAW is needed.
+    pub fn ip(address: IpAddr, protocol: u8, options: SocketOptions) -> Result<Self, SocketError> {
+        let kind = SocketKind::Ip { protocol };
+        Self::bind(kind, SocketAddr::new(address, 0), options)
+    }
+
+    fn bind(
+        kind: SocketKind,
+        address: SocketAddr,
+        options: SocketOptions,
+    ) -> Result<Self, SocketError> {
+        let fd = make(kind, address).map_err(|source| SocketError::Make {
+            kind,
             address,
-            option,
             source,
         })?;
-        for &(option, level, name, value) in options_of(address) {
-            set_int(&fd, level, name, value).map_err(|source| UdpError::Option {
+        set_options(&fd, kind, address, options).map_err(|(option, source)| {
+            SocketError::Option {
+                kind,
                 address,
                 option,
                 source,
-            })?;
-        }
-        bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|errno| UdpError::Bind {
-            address,
-            source: errno.into(),
+            }
         })?;
-        let local =
-            bound_address(&fd, address).map_err(|source| UdpError::Bind { address, source })?;
-        Ok(Self { fd, local })
+        let bound = bind(fd.as_raw_fd(), &SockaddrStorage::from(address))
+            .map_err(io::Error::from)
+            .and_then(|()| bound_address(&fd, address));
+        let local = bound.map_err(|source| SocketError::Bind {
+            kind,
+            address,
+            source,
+        })?;
+        Ok(Self { fd, kind, local })
     }
 
-    /// The address and port that it is bound to.
+    /// What its datagrams are.
+    pub fn kind(&self) -> SocketKind {
+        self.kind
+    }
+
+    /// The address and port that it is bound to; a raw socket has its protocol
+    /// number in the port's place.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
+    /// Whether what is received begins with the outer IP header.
+    fn has_outer_header(&self) -> bool {
+        self.kind != SocketKind::Udp && self.local.is_ipv4()
+    }
+
     /// Receives as many datagrams as wait, are buffers, and fit `batch`.
     ///
-    /// The n-th of the returned datagrams is at the start of the n-th buffer. An
+    /// The n-th of the returned datagrams is in the n-th buffer. An
     /// empty result means that none waits. Errors of peers go to `errors`.
     ///
     /// # Errors
@@ -214,7 +280,7 @@ impl UdpSocket {
     }
 }
 
-impl AsFd for UdpSocket {
+impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -242,7 +308,6 @@ const V4_OPTIONS: &[IntOption] = &[
 ];
 
 const V6_OPTIONS: &[IntOption] = &[
-    ("IPV6_V6ONLY", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1),
     (
         "IPV6_RECVPKTINFO",
         libc::IPPROTO_IPV6,
@@ -276,15 +341,68 @@ const V6_OPTIONS: &[IntOption] = &[
     ),
 ];
 
-fn options_of(address: SocketAddr) -> &'static [IntOption] {
-    if address.is_ipv4() {
-        V4_OPTIONS
-    } else {
-        V6_OPTIONS
+/// Raw sockets have only ever one IP version.
+const V6_ONLY: IntOption = ("IPV6_V6ONLY", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1);
+
+const V4_ZERO_CHECKSUM: &[IntOption] = &[("SO_NO_CHECK", libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)];
+
+const V6_ZERO_CHECKSUM: &[IntOption] = &[
+    (
+        "UDP_NO_CHECK6_TX",
+        libc::IPPROTO_UDP,
+        libc::UDP_NO_CHECK6_TX,
+        1,
+    ),
+    (
+        "UDP_NO_CHECK6_RX",
+        libc::IPPROTO_UDP,
+        libc::UDP_NO_CHECK6_RX,
+        1,
+    ),
+];
+
+fn make(kind: SocketKind, address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let (sort, protocol) = match kind {
+        SocketKind::Udp => (libc::SOCK_DGRAM, 0),
+        SocketKind::Ip { protocol } => (libc::SOCK_RAW, libc::c_int::from(protocol)),
+    };
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the call takes integers only.
+    let fd = unsafe { libc::socket(family, sort | flags, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: the kernel has just made the descriptor, and nothing else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn set_buffers(fd: &OwnedFd, options: UdpOptions) -> Result<(), (&'static str, io::Error)> {
+fn set_options(
+    fd: &OwnedFd,
+    kind: SocketKind,
+    address: SocketAddr,
+    options: SocketOptions,
+) -> Result<(), (&'static str, io::Error)> {
+    set_buffers(fd, options)?;
+    let (common, zero_checksum) = match address {
+        SocketAddr::V4(_) => (V4_OPTIONS, V4_ZERO_CHECKSUM),
+        SocketAddr::V6(_) => (V6_OPTIONS, V6_ZERO_CHECKSUM),
+    };
+    let udp = kind == SocketKind::Udp;
+    let v6_only = (udp && address.is_ipv6()).then_some(&V6_ONLY);
+    let zero_checksum = zero_checksum
+        .iter()
+        .filter(|_| udp && options.zero_udp_checksum);
+    for &(option, level, name, value) in common.iter().chain(v6_only).chain(zero_checksum) {
+        set_int(fd, level, name, value).map_err(|source| (option, source))?;
+    }
+    Ok(())
+}
+
+fn set_buffers(fd: &OwnedFd, options: SocketOptions) -> Result<(), (&'static str, io::Error)> {
     // The kernel doubles the value and keeps it in 31 bits.
     let limit = |size: usize| size.min(1 << 29);
     let (receive, send) = (limit(options.receive_buffer), limit(options.send_buffer));

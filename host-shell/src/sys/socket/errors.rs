@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::wire::{self, RawAddress, RawControl};
-use super::{UdpSocket, socklen};
+use super::{Socket, socklen};
 
 /// Who found that a datagram could not be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum ErrorOrigin {
 /// One datagram to a peer that was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerError {
-    /// Where the datagram was sent to.
+    /// Where the datagram was sent to; the port is 0 for an IP protocol of its own.
     pub peer: SocketAddr,
     /// The error number that it amounts to, such as `ECONNREFUSED`.
     pub errno: i32,
@@ -102,7 +102,7 @@ pub(super) fn is_from_icmp(errno: i32) -> bool {
 /// Bounds one drain: a flood of ICMP must not hold a worker.
 const DRAIN_LIMIT: usize = 1024;
 
-pub(super) fn drain(socket: &UdpSocket, errors: &mut PeerErrors) -> io::Result<usize> {
+pub(super) fn drain(socket: &Socket, errors: &mut PeerErrors) -> io::Result<usize> {
     for count in 0..DRAIN_LIMIT {
         match next(socket) {
             Ok(error) => errors.push(error),
@@ -119,7 +119,7 @@ pub(super) fn drain(socket: &UdpSocket, errors: &mut PeerErrors) -> io::Result<u
 /// Takes the socket's own error, which the kernel sets beside the queue: alone when
 /// the queue has no room, or when it was drained in between. The socket would report
 /// `EPOLLERR` for it until something is sent.
-fn take_pending(socket: &UdpSocket, errors: &mut PeerErrors) -> io::Result<usize> {
+fn take_pending(socket: &Socket, errors: &mut PeerErrors) -> io::Result<usize> {
     if getsockopt(&socket.fd, sockopt::SocketError)? == 0 {
         return Ok(0);
     }
@@ -128,7 +128,7 @@ fn take_pending(socket: &UdpSocket, errors: &mut PeerErrors) -> io::Result<usize
 }
 
 /// Takes one error from the queue; `None` when the kernel does not say enough of it.
-fn next(socket: &UdpSocket) -> io::Result<Option<PeerError>> {
+fn next(socket: &Socket) -> io::Result<Option<PeerError>> {
     let mut address = RawAddress::EMPTY;
     let mut control = RawControl::EMPTY;
     // SAFETY: all-zero bytes are a valid `msghdr`: null pointers with zero lengths.

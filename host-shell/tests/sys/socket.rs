@@ -4,22 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use culvert_host::sys::udp::{
+use culvert_host::sys::socket::{
     DEFAULT_TTL, Datagram, ErrorOrigin, PeerErrors, Received, RecvBatch, SOURCE_PORTS, SendBatch,
-    SendReport, SendStop, UdpOptions, UdpSocket, UdpSourcePool,
+    SendReport, SendStop, Socket, SocketOptions, UdpSourcePool,
 };
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::lab::{Namespace, eventually, join, pair};
+use crate::lab::{Namespace, eventually, pair, routed};
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn bind(namespace: &Namespace, address: &str) -> UdpSocket {
+fn bind(namespace: &Namespace, address: &str) -> Socket {
     namespace
-        .run(|| UdpSocket::bind(at(address), UdpOptions::default()))
+        .run(|| Socket::udp(at(address), SocketOptions::default()))
         .unwrap()
 }
 
@@ -32,18 +32,18 @@ fn to<'a>(destination: &str, payload: &'a [u8]) -> Datagram<'a> {
     }
 }
 
-fn send(socket: &UdpSocket, datagrams: &[Datagram<'_>], errors: &mut PeerErrors) -> SendReport {
+fn send(socket: &Socket, datagrams: &[Datagram<'_>], errors: &mut PeerErrors) -> SendReport {
     socket.send_batch(&mut SendBatch::new(64), datagrams, errors)
 }
 
-fn send_all(socket: &UdpSocket, datagrams: &[Datagram<'_>]) {
+pub(crate) fn send_all(socket: &Socket, datagrams: &[Datagram<'_>]) {
     let report = send(socket, datagrams, &mut PeerErrors::new(64));
     assert!(report.stop.is_none(), "{report:?}");
     assert_eq!(report.sent, datagrams.len());
 }
 
 /// Receives until `count` datagrams are there or two seconds are over.
-fn receive(socket: &UdpSocket, count: usize) -> Vec<(Received, Vec<u8>)> {
+pub(crate) fn receive(socket: &Socket, count: usize) -> Vec<(Received, Vec<u8>)> {
     let mut batch = RecvBatch::new(64);
     let mut buffers = vec![vec![0; 2000]; 64];
     let mut all = Vec::new();
@@ -54,7 +54,10 @@ fn receive(socket: &UdpSocket, count: usize) -> Vec<(Received, Vec<u8>)> {
             .unwrap()
             .to_vec();
         let payloads = got.iter().zip(&buffers);
-        all.extend(payloads.map(|(received, buffer)| (*received, buffer[..received.len].to_vec())));
+        all.extend(payloads.map(|(received, buffer)| {
+            let payload = &buffer[received.start..][..received.len];
+            (*received, payload.to_vec())
+        }));
         (all.len() >= count).then_some(())
     });
     all
@@ -92,7 +95,7 @@ fn a_batch_arrives_in_order_with_its_ip_fields() {
     }
 }
 
-fn receive_now(socket: &UdpSocket) -> usize {
+fn receive_now(socket: &Socket) -> usize {
     let mut buffer = [0; 2000];
     let mut batch = RecvBatch::new(4);
     let mut errors = PeerErrors::new(4);
@@ -221,12 +224,13 @@ fn an_error_of_a_peer_is_not_an_error_of_receiving() {
 #[test]
 fn an_error_that_the_queue_has_no_room_for_is_taken_too() {
     let (a, b) = pair();
-    let options = UdpOptions {
+    let options = SocketOptions {
         send_buffer: 1 << 16,
         receive_buffer: 1,
+        ..SocketOptions::default()
     };
     let sender = a
-        .run(|| UdpSocket::bind(at("10.77.0.1:9000"), options))
+        .run(|| Socket::udp(at("10.77.0.1:9000"), options))
         .unwrap();
     // What is received and what is wrong share one buffer.
     let filler = bind(&b, "10.77.0.2:0");
@@ -278,23 +282,7 @@ fn a_datagram_above_the_device_mtu_fails_alone() {
 #[test]
 fn a_routers_mtu_is_reported_and_later_datagrams_still_leave() {
     let (a, router, b) = (Namespace::new(), Namespace::new(), Namespace::new());
-    join(&a, "u0", &router, "left");
-    join(&b, "u0", &router, "right");
-    for (node, device, address) in [
-        (&a, "u0", "10.77.1.2/24"),
-        (&router, "left", "10.77.1.1/24"),
-        (&router, "right", "10.77.2.1/24"),
-        (&b, "u0", "10.77.2.2/24"),
-    ] {
-        node.ip(&["addr", "add", address, "dev", device]);
-    }
-    a.ip(&["route", "add", "default", "via", "10.77.1.1"]);
-    b.ip(&["route", "add", "default", "via", "10.77.2.1"]);
-    router.ip(&["link", "set", "right", "mtu", "1300"]);
-    router
-        .run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))
-        .unwrap();
-
+    routed(&a, &router, &b, 1300);
     let sender = bind(&a, "10.77.1.2:0");
     let receiver = bind(&b, "10.77.2.2:8472");
     let mut errors = PeerErrors::new(8);
@@ -329,13 +317,12 @@ fn a_routers_mtu_is_reported_and_later_datagrams_still_leave() {
 #[test]
 fn a_full_send_buffer_is_told_from_failure() {
     let (a, _b) = pair();
-    let options = UdpOptions {
+    let options = SocketOptions {
         send_buffer: 1,
         receive_buffer: 1,
+        ..SocketOptions::default()
     };
-    let sender = a
-        .run(|| UdpSocket::bind(at("10.77.0.1:0"), options))
-        .unwrap();
+    let sender = a.run(|| Socket::udp(at("10.77.0.1:0"), options)).unwrap();
     // Nobody has the address: datagrams wait for its MAC and fill the buffer.
     let payload = [0; 1000];
     let datagrams = [to("10.77.0.99:8472", &payload); 64];
@@ -382,7 +369,7 @@ fn a_pool_sends_from_its_ports_and_takes_nothing_in() {
     let (a, b) = pair();
     let receiver = bind(&b, "10.77.0.2:8472");
     let pool = a
-        .run(|| UdpSourcePool::bind("10.77.0.1".parse().unwrap(), 8, UdpOptions::default()))
+        .run(|| UdpSourcePool::bind("10.77.0.1".parse().unwrap(), 8, SocketOptions::default()))
         .unwrap();
     for entropy in 49152..49152 + 64 {
         send_all(pool.socket_for(entropy), &[to("10.77.0.2:8472", b"x")]);

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use super::{UdpError, UdpOptions, UdpSocket};
+use super::{Socket, SocketError, SocketOptions};
 
 /// The ports that RFC 7348 wants tunnels to send from: the dynamic ones.
 pub const SOURCE_PORTS: RangeInclusive<u16> = 49152..=65535;
@@ -16,7 +16,7 @@ pub const SOURCE_PORTS: RangeInclusive<u16> = 49152..=65535;
 /// the errors of peers: drain each when it reports `EPOLLERR`.
 #[derive(Debug)]
 pub struct UdpSourcePool {
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<Socket>,
 }
 
 impl UdpSourcePool {
@@ -27,11 +27,11 @@ impl UdpSourcePool {
     /// calling thread's network namespace.
     ///
     /// # Errors
-    /// [`UdpError::NoFreePort`] when fewer ports are free; see [`UdpError`] for others.
+    /// [`SocketError::NoFreePort`] when fewer ports are free; see [`SocketError`] for others.
     ///
     /// # Panics
     /// When `size` is 0.
-    pub fn bind(address: IpAddr, size: usize, options: UdpOptions) -> Result<Self, UdpError> {
+    pub fn bind(address: IpAddr, size: usize, options: SocketOptions) -> Result<Self, SocketError> {
         assert!(size > 0, "a pool has at least one socket");
         Self::bind_some(address, size, options, ports_from_anywhere())
     }
@@ -40,14 +40,14 @@ impl UdpSourcePool {
     fn bind_some(
         address: IpAddr,
         size: usize,
-        options: UdpOptions,
+        options: SocketOptions,
         ports: impl Iterator<Item = u16>,
-    ) -> Result<Self, UdpError> {
+    ) -> Result<Self, SocketError> {
         let mut sockets = Vec::with_capacity(size);
         for port in ports {
-            match UdpSocket::bind(SocketAddr::new(address, port), options) {
+            match Socket::udp(SocketAddr::new(address, port), options) {
                 Ok(socket) => sockets.push(socket),
-                Err(UdpError::Bind { source, .. }) if is_taken(&source) => continue,
+                Err(SocketError::Bind { source, .. }) if is_taken(&source) => continue,
                 Err(error) => return Err(error),
             }
             if sockets.len() == size {
@@ -55,7 +55,7 @@ impl UdpSourcePool {
             }
         }
         if sockets.len() < size {
-            return Err(UdpError::NoFreePort {
+            return Err(SocketError::NoFreePort {
                 address,
                 wanted: size,
                 found: sockets.len(),
@@ -64,7 +64,8 @@ impl UdpSourcePool {
         for socket in &sockets {
             socket
                 .refuse_datagrams()
-                .map_err(|source| UdpError::Option {
+                .map_err(|source| SocketError::Option {
+                    kind: socket.kind(),
                     address: socket.local_addr(),
                     option: "SO_ATTACH_FILTER",
                     source,
@@ -75,7 +76,7 @@ impl UdpSourcePool {
 
     /// The socket for datagrams that want the source port `src_port`: always the
     /// same one for the same port, though not one of this port.
-    pub fn socket_for(&self, src_port: u16) -> &UdpSocket {
+    pub fn socket_for(&self, src_port: u16) -> &Socket {
         &self.sockets[self.index_for(src_port)]
     }
 
@@ -86,7 +87,7 @@ impl UdpSourcePool {
     }
 
     /// All sockets; their number and order never change.
-    pub fn sockets(&self) -> &[UdpSocket] {
+    pub fn sockets(&self) -> &[Socket] {
         &self.sockets
     }
 }
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn sockets_have_different_dynamic_ports() {
         let pool =
-            UdpSourcePool::bind(Ipv4Addr::LOCALHOST.into(), 8, UdpOptions::default()).unwrap();
+            UdpSourcePool::bind(Ipv4Addr::LOCALHOST.into(), 8, SocketOptions::default()).unwrap();
         let mut ports: Vec<u16> = pool
             .sockets()
             .iter()
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn taken_ports_are_passed_over_and_too_few_free_ones_are_an_error() {
         let address = Ipv4Addr::LOCALHOST.into();
-        let options = UdpOptions::default();
+        let options = SocketOptions::default();
         let held = UdpSourcePool::bind(address, 3, options).unwrap();
         let free = UdpSourcePool::bind(address, 2, options).unwrap();
         let ports = |pool: &UdpSourcePool| -> Vec<u16> {
@@ -157,7 +158,7 @@ mod tests {
         assert!(
             matches!(
                 error,
-                UdpError::NoFreePort {
+                SocketError::NoFreePort {
                     wanted: 3,
                     found: 2,
                     ..
@@ -172,8 +173,8 @@ mod tests {
         let error = UdpSourcePool::bind(
             Ipv4Addr::new(203, 0, 113, 1).into(),
             2,
-            UdpOptions::default(),
+            SocketOptions::default(),
         );
-        assert!(matches!(error, Err(UdpError::Bind { .. })), "{error:?}");
+        assert!(matches!(error, Err(SocketError::Bind { .. })), "{error:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use super::errors::{self, PeerErrors};
 use super::wire::{ADDRESS_SIZE, CONTROL_SIZE, IpInfo, RawAddress, RawControl};
-use super::{DEFAULT_TTL, UdpSocket, socklen};
+use super::{DEFAULT_TTL, Socket, socklen};
 
 /// The most that the kernel takes in one call (`UIO_MAXIOV`).
 const KERNEL_LIMIT: usize = 1024;
@@ -14,9 +14,12 @@ const KERNEL_LIMIT: usize = 1024;
 /// A datagram that was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
+    /// Where in its buffer it starts: behind the outer header that the kernel leaves
+    /// on IPv4 packets of an IP protocol of their own, else at the first octet.
+    pub start: usize,
     /// Octets of it that are in its buffer.
     pub len: usize,
-    /// Who sent it.
+    /// Who sent it; the port is UDP's.
     pub source: SocketAddr,
     /// The IP header's destination address; that of the socket when the kernel
     /// does not tell.
@@ -32,9 +35,9 @@ pub struct Received {
 /// A datagram to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// The UDP payload.
+    /// What is behind the UDP header, or the IP header of an IP protocol of its own.
     pub payload: &'a [u8],
-    /// Where to; of the socket's address family.
+    /// Where to; of the socket's address family. Raw sockets want the port 0.
     pub destination: SocketAddr,
     /// The IP header's TOS octet or traffic class: DSCP and ECN.
     pub tos: u8,
@@ -174,7 +177,7 @@ impl std::fmt::Debug for SendBatch {
 }
 
 pub(super) fn receive<'r, 'b>(
-    socket: &UdpSocket,
+    socket: &Socket,
     batch: &'r mut RecvBatch,
     buffers: impl IntoIterator<Item = &'b mut [u8]>,
     errors: &mut PeerErrors,
@@ -201,14 +204,28 @@ pub(super) fn receive<'r, 'b>(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
+    let cuts_header = socket.has_outer_header();
     for index in 0..got {
-        batch.received.push(received(socket, headers, index));
+        let mut received = received(socket, headers, index);
+        if cuts_header && received.len > 0 {
+            // SAFETY: the kernel has just written at least one octet to this buffer,
+            // which the caller has lent for `'b`, that is for all of this call.
+            let first = unsafe { headers.iovecs[index].iov_base.cast::<u8>().read() };
+            received.start = outer_header_len(first).min(received.len);
+            received.len -= received.start;
+        }
+        batch.received.push(received);
     }
     Ok(&batch.received)
 }
 
+/// Octets of the IPv4 header that begins with `first`, options included (RFC 791).
+fn outer_header_len(first: u8) -> usize {
+    usize::from(first & 0x0f) * 4
+}
+
 /// One `recvmmsg` into the first `count` iovecs, whose buffers the caller has borrowed.
-fn receive_once(socket: &UdpSocket, headers: &mut Headers, count: usize) -> io::Result<usize> {
+fn receive_once(socket: &Socket, headers: &mut Headers, count: usize) -> io::Result<usize> {
     if count == 0 {
         return Ok(0);
     }
@@ -239,7 +256,7 @@ fn receive_once(socket: &UdpSocket, headers: &mut Headers, count: usize) -> io::
     }
 }
 
-fn received(socket: &UdpSocket, headers: &Headers, index: usize) -> Received {
+fn received(socket: &Socket, headers: &Headers, index: usize) -> Received {
     let message = &headers.messages[index];
     let mut info = IpInfo::default();
     headers.controls[index]
@@ -249,8 +266,9 @@ fn received(socket: &UdpSocket, headers: &Headers, index: usize) -> Received {
         .ok()
         .and_then(|len| headers.addresses[index].get(len));
     Received {
+        start: 0,
         len: usize::try_from(message.msg_len).unwrap_or(usize::MAX),
-        // The kernel always tells the source of a UDP datagram; the unspecified
+        // The kernel always tells the source of a datagram; the unspecified
         // address is no peer, should it ever not.
         source: source.unwrap_or_else(|| unspecified(socket.local)),
         destination: info.destination.unwrap_or(socket.local.ip()),
@@ -269,7 +287,7 @@ fn unspecified(like: SocketAddr) -> SocketAddr {
 }
 
 pub(super) fn send(
-    socket: &UdpSocket,
+    socket: &Socket,
     batch: &mut SendBatch,
     datagrams: &[Datagram<'_>],
     errors: &mut PeerErrors,
@@ -308,7 +326,7 @@ pub(super) fn send(
 
 /// One `sendmmsg` of as many of `datagrams` as fit; gives how many were taken, at least one.
 fn send_once(
-    socket: &UdpSocket,
+    socket: &Socket,
     headers: &mut Headers,
     datagrams: &[Datagram<'_>],
 ) -> io::Result<usize> {

@@ -1,0 +1,298 @@
+//! Two nodes, each a worker with the packet core and its drivers, joined by a veth:
+//! pods' kernels speak to each other through every tunnel.
+
+mod capture;
+mod node;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use culvert_core::channel::{Encap, Offloads};
+use culvert_core::{Counter, DropReason};
+use culvert_host::sys::tap::{TapOffloads, TapOptions};
+
+use crate::lab::{Namespace, eventually, pair, routed};
+use capture::Capture;
+use node::{Node, Plan};
+
+const V4: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+const V6: [&str; 2] = ["fd77::1", "fd77::2"];
+/// The pods' addresses, of node 1 and node 2.
+const PODS: [[&str; 2]; 2] = [
+    ["10.244.1.2", "10.244.2.2"],
+    ["fd00:244:1::2", "fd00:244:2::2"],
+];
+
+fn all_plans() -> impl Iterator<Item = Plan> {
+    let encaps = [Encap::Vxlan, Encap::Ipip].into_iter();
+    encaps.flat_map(|encap| [V4, V6].map(|addresses| Plan::new(encap, addresses)))
+}
+
+/// Two nodes over a veth; the namespaces are those of their underlays.
+struct Site {
+    nodes: [Node; 2],
+    spaces: [Namespace; 2],
+}
+
+impl Site {
+    fn new(plan: Plan) -> Site {
+        let (a, b) = pair();
+        Site::on(plan, [a, b])
+    }
+
+    fn on(plan: Plan, spaces: [Namespace; 2]) -> Site {
+        let nodes = [1, 2].map(|number| Node::new(plan, number, &spaces[number - 1]));
+        Site { nodes, spaces }
+    }
+
+    /// Sends so many octets from pod to pod by TCP, compares them, and gives the
+    /// seconds that it took.
+    fn tcp(&self, from: usize, to: &str, octets: usize) -> f64 {
+        let address: IpAddr = to.parse().unwrap();
+        let listener = self.nodes[1 - from]
+            .pod
+            .run(|| TcpListener::bind((address, 0)));
+        let listener = listener.unwrap();
+        let target = listener.local_addr().unwrap();
+        let patience = Some(Duration::from_secs(10));
+        let data: Vec<u8> = (0..octets)
+            .map(|n| u8::try_from(n % 251).unwrap())
+            .collect();
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(patience).unwrap();
+                let mut received = Vec::with_capacity(octets);
+                stream.read_to_end(&mut received).unwrap();
+                received
+            });
+            let connected = self.nodes[from]
+                .pod
+                .run(|| TcpStream::connect_timeout(&target, Duration::from_secs(10)));
+            let mut stream = connected.unwrap();
+            stream.set_write_timeout(patience).unwrap();
+            stream.write_all(&data).unwrap();
+            drop(stream);
+            assert!(reader.join().unwrap() == data, "{octets} octets to {to}");
+        });
+        begin.elapsed().as_secs_f64()
+    }
+
+    fn assert_nothing_lost(&self) {
+        assert_eq!(self.nodes.each_ref().map(Node::lost), [0, 0]);
+    }
+}
+
+#[test]
+fn pods_ping_each_other_through_every_tunnel() {
+    for plan in all_plans() {
+        let site = Site::new(plan);
+        let overhead = plan.overhead();
+        for (node, other) in [(0, 1), (1, 0)] {
+            for [v4, v6] in [[PODS[0][other], PODS[1][other]]] {
+                site.nodes[node].ping(&format!("-c 10 {v4}"));
+                site.nodes[node].ping(&format!("-c 10 {v6}"));
+                // As large as the tunnel takes, and larger: in fragments.
+                let most = 1500 - overhead;
+                site.nodes[node].ping(&format!("-c 3 -M do -s {} {v4}", most - 28));
+                site.nodes[node].ping(&format!("-c 3 -M do -s {} {v6}", most - 48));
+                site.nodes[node].ping(&format!("-c 3 -s 4000 {v4}"));
+                site.nodes[node].ping(&format!("-c 3 -s 4000 {v6}"));
+            }
+        }
+        site.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn tcp_goes_through_every_tunnel_both_ways() {
+    for plan in all_plans() {
+        let site = Site::new(plan);
+        for [first, second] in PODS {
+            site.tcp(0, second, 1 << 21);
+            site.tcp(1, first, 1 << 21);
+        }
+        site.assert_nothing_lost();
+    }
+}
+
+/// The sending core leaves the checksums undone that the pod's kernel left undone,
+/// as kernels do for peers on the same machine; the receiving one must see it.
+#[test]
+fn what_a_peer_on_the_same_machine_left_undone_is_recognised() {
+    for plan in all_plans() {
+        let underlay = Offloads::CHECKSUM.with(Offloads::TUNNEL_CHECKSUM);
+        let site = Site::new(Plan { underlay, ..plan });
+        let capture = Capture::start(&site.spaces[0]);
+        for [first, second] in PODS {
+            site.tcp(0, second, 1 << 16);
+            site.tcp(1, first, 1 << 16);
+        }
+        let options = ["-o", "tcp.check_checksum:TRUE"];
+        let all = capture.fields(&options, "tcp", &["tcp.checksum.status"]);
+        let bad = all.iter().filter(|fields| fields[0] == "0").count();
+        assert!(bad * 10 > all.len() * 9, "{plan:?}: {bad} of {}", all.len());
+        site.assert_nothing_lost();
+    }
+}
+
+/// Super-frames of the pods' kernels are cut before they leave.
+#[test]
+fn super_frames_of_pods_are_cut_at_the_underlay() {
+    for plan in all_plans() {
+        let offloads = TapOffloads::TCP;
+        let tap = TapOptions { offloads };
+        let site = Site::new(Plan { tap, ..plan });
+        let capture = Capture::start(&site.spaces[0]);
+        for [first, second] in PODS {
+            site.tcp(0, second, 1 << 20);
+            site.tcp(1, first, 1 << 20);
+        }
+        let all = capture.fields(&[], "tcp", &["frame.len"]);
+        let largest = all.iter().map(|fields| fields[0].parse::<u32>().unwrap());
+        assert_eq!(largest.max(), Some(1514), "{plan:?}");
+        // The core counts packets, not super-frames: 4 MiB of 1,380 to 1,448 octets.
+        let sent = site
+            .nodes
+            .each_ref()
+            .map(|node| node.counter(Counter::ForwardUnderlay));
+        assert!(
+            sent[0] > (2 << 20) / 1448 && sent[1] > (2 << 20) / 1448,
+            "{sent:?}"
+        );
+        site.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn a_smaller_mtu_on_the_way_is_learned_and_told_to_the_pods() {
+    for (encap, addresses) in [Encap::Vxlan, Encap::Ipip].into_iter().flat_map(|encap| {
+        let v4 = ["10.77.1.2", "10.77.2.2"];
+        [(encap, v4), (encap, ["fd77:1::2", "fd77:2::2"])]
+    }) {
+        let [a, router, b] = [(); 3].map(|()| Namespace::new());
+        routed(&a, &router, &b, 1380);
+        let site = Site::on(Plan::new(encap, addresses), [a, b]);
+        for [_, second] in PODS {
+            site.tcp(0, second, 1 << 18);
+        }
+        let too_big = site.nodes[0].counter(Counter::Drop(DropReason::TooBig));
+        assert!(too_big > 0, "{encap} {addresses:?}");
+        drop(router);
+    }
+}
+
+/// What tshark says of the packets on the wire.
+#[test]
+fn outer_headers_are_right() {
+    let zero = |plan: Plan| {
+        [false, true].map(|zero_udp_checksum| Plan {
+            zero_udp_checksum,
+            ..plan
+        })
+    };
+    for plan in all_plans().flat_map(zero) {
+        let site = Site::new(plan);
+        for space in &site.spaces {
+            let off = "ethtool -K u0 tx off";
+            let done = std::process::Command::new("ip")
+                .args(["netns", "exec", &space.name])
+                .args(off.split(' '))
+                .output();
+            assert!(done.unwrap().status.success());
+        }
+        let capture = Capture::start(&site.spaces[0]);
+        // DSCP EF, ECN capable.
+        site.nodes[0].ping(&format!("-c 3 -Q 0xba {}", PODS[0][1]));
+        site.nodes[0].ping(&format!("-c 3 -Q 0xba {}", PODS[1][1]));
+        let v4 = plan.addresses == V4;
+        let ip = match v4 {
+            true => ["ip.ttl", "ip.dsfield", "ip.flags.df", "ip.proto"],
+            false => ["ipv6.hlim", "ipv6.tclass", "ipv6.hlim", "ipv6.nxt"],
+        };
+        let udp = [
+            "udp.checksum.status",
+            "udp.checksum",
+            "vxlan.vni",
+            "udp.srcport",
+        ];
+        let port = format!("udp.port=={},vxlan", node::UDP_PORT);
+        let options = ["-o", "udp.check_checksum:TRUE", "-d", &port];
+        let fields: Vec<&str> = ip.into_iter().chain(udp).collect();
+        for [inner, protocol] in [
+            ["icmp", "4"],
+            ["icmpv6.type == 128 || icmpv6.type == 129", "41"],
+        ] {
+            let all = capture.fields(&options, inner, &fields);
+            assert_eq!(all.len(), 6, "{plan:?}");
+            for found in all {
+                let found: Vec<&str> = found.iter().map(String::as_str).collect();
+                let df = if v4 { "True" } else { "64" };
+                assert_eq!(
+                    found[..2],
+                    ["64", "0xba"].map(|text| if v4 || text == "64" {
+                        text
+                    } else {
+                        "0x000000ba"
+                    }),
+                    "{plan:?} {found:?}"
+                );
+                assert!(found[2] == df || found[2] == "1", "{found:?}");
+                let vxlan = plan.encap == Encap::Vxlan;
+                assert_eq!(found[3], if vxlan { "17" } else { protocol });
+                match (vxlan, plan.zero_udp_checksum) {
+                    (false, _) => assert_eq!(found[4..], ["", "", "", ""]),
+                    (true, true) => assert_eq!(found[5..7], ["0x0000", "1"]),
+                    // Good.
+                    (true, false) => {
+                        assert_eq!((found[4], found[6]), ("1", "1"));
+                        assert_ne!(found[5], "0x0000");
+                    }
+                }
+                if vxlan {
+                    assert!(found[7].parse::<u16>().unwrap() >= 49152);
+                }
+            }
+        }
+    }
+}
+
+/// Zero checksums over IPv6 are taken in where they are configured, and only there.
+#[test]
+fn a_zero_checksum_over_ipv6_needs_both_ends() {
+    let plan = Plan::new(Encap::Vxlan, V6);
+    let zero = Plan {
+        zero_udp_checksum: true,
+        ..plan
+    };
+    let (a, b) = pair();
+    let nodes = [Node::new(zero, 1, &a), Node::new(plan, 2, &b)];
+    let sent = nodes[0].exec(&format!("ping -c 3 -i 0.05 -W 1 {}", PODS[0][1]));
+    assert!(!sent.status.success(), "{sent:?}");
+    assert_eq!(nodes[1].counter(Counter::Rx), 0);
+}
+
+#[test]
+fn a_node_that_is_gone_is_counted_and_the_others_go_on() {
+    for plan in all_plans() {
+        let site = Site::new(plan);
+        let Site {
+            nodes: [first, second],
+            spaces,
+        } = site;
+        first.ping(&format!("-c 2 {}", PODS[0][1]));
+        drop(second);
+        // Its sockets close with its thread.
+        eventually(|| {
+            let sent = first.exec(&format!("ping -c 5 -i 0.05 -W 1 {}", PODS[0][1]));
+            (!sent.status.success() && first.peer_errors() > 0).then_some(())
+        })
+        .unwrap_or_else(|| panic!("{plan:?}: no error came in"));
+        let second = Node::new(plan, 2, &spaces[1]);
+        first.ping(&format!("-c 5 {}", PODS[1][1]));
+        drop(second);
+    }
+}

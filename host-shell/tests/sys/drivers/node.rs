@@ -1,0 +1,297 @@
+//! A node: a worker with an underlay in one namespace and a pod's TAP in another.
+
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output};
+
+use culvert_core::channel::*;
+use culvert_core::*;
+use culvert_host::dataplane::{
+    Driver, ShellCounter, TapPort, Underlay, UnderlayOptions, Worker, WorkerEnded,
+};
+use culvert_host::sys::tap::{Tap, TapOptions};
+
+use crate::lab::Namespace;
+
+const UNDERLAY: PortId = PortId(0);
+const POD: PortId = PortId(1);
+const NET: NetworkId = NetworkId(0);
+const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
+pub(super) const UDP_PORT: u16 = 8472;
+
+/// How two nodes are joined.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) encap: Encap,
+    /// The nodes' underlay addresses.
+    pub(super) addresses: [&'static str; 2],
+    pub(super) zero_udp_checksum: bool,
+    /// What the core believes of the underlay's device.
+    pub(super) underlay: Offloads,
+    /// What the pods leave undone.
+    pub(super) tap: TapOptions,
+}
+
+impl Plan {
+    pub(super) fn new(encap: Encap, addresses: [&'static str; 2]) -> Plan {
+        Plan {
+            encap,
+            addresses,
+            zero_udp_checksum: false,
+            underlay: Offloads::NONE,
+            tap: TapOptions::default(),
+        }
+    }
+
+    fn address(&self, number: usize) -> IpAddr {
+        self.addresses[number - 1].parse().unwrap()
+    }
+
+    /// Bytes that the tunnel adds to a packet.
+    pub(super) fn overhead(&self) -> u16 {
+        let ip = if self.address(1).is_ipv4() { 20 } else { 40 };
+        match self.encap {
+            Encap::Vxlan => ip + 30,
+            _ => ip,
+        }
+    }
+}
+
+pub(super) struct Node {
+    pub(super) pod: Namespace,
+    worker: Worker,
+    channel: RefCell<UnixStream>,
+    _ended: WorkerEnded,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Node {
+    /// Node 1 or 2 with its underlay in `space`.
+    pub(super) fn new(plan: Plan, number: usize, space: &Namespace) -> Node {
+        let (worker, channel, ended) = Worker::start().unwrap();
+        channel.set_nonblocking(false).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let node = Node {
+            pod: Namespace::new(),
+            worker,
+            channel: RefCell::new(channel),
+            _ended: ended,
+            runtime,
+        };
+        node.program(plan, number);
+        let options = UnderlayOptions {
+            address: plan.address(number),
+            udp_port: (plan.encap == Encap::Vxlan).then_some(UDP_PORT),
+            ipip: plan.encap == Encap::Ipip,
+            zero_udp_checksum: plan.zero_udp_checksum,
+        };
+        let underlay = space.run(|| Underlay::bind(options)).unwrap();
+        node.attach(UNDERLAY, Driver::Underlay(Box::new(underlay)));
+        let mtu = 1500 - plan.overhead();
+        node.attach(
+            POD,
+            Driver::Tap(TapPort::new(node.tap(plan.tap, number, mtu))),
+        );
+        node
+    }
+
+    fn attach(&self, port: PortId, driver: Driver) {
+        let attached = self.runtime.block_on(self.worker.attach(port, driver));
+        assert!(attached.unwrap().is_none());
+    }
+
+    /// The pod's interface, configured.
+    fn tap(&self, options: TapOptions, number: usize, mtu: u16) -> Tap {
+        let pod = &self.pod;
+        pod.skip_dad();
+        let tap = pod.run(|| Tap::create("eth0", options)).unwrap();
+        for args in [
+            format!("link set eth0 address {} mtu {mtu} up", mac(number)),
+            format!("addr add 10.244.{number}.2/32 dev eth0"),
+            format!("addr add fd00:244:{number}::2/128 dev eth0 nodad"),
+            "route add default via 169.254.1.1 dev eth0 onlink".to_owned(),
+            "route add default via fe80::1 dev eth0".to_owned(),
+        ] {
+            pod.ip(&args.split(' ').collect::<Vec<_>>());
+        }
+        tap
+    }
+
+    fn program(&self, plan: Plan, number: usize) {
+        let hello = Request::Hello(Hello {
+            version: PROTOCOL,
+            epoch: 1,
+            schema: SCHEMA,
+        });
+        assert!(matches!(self.ask(&hello), Response::Hello(_)));
+        let other = 3 - number;
+        self.apply(
+            Owner::Cluster,
+            &[
+                Operation::UpsertPort(Port {
+                    id: UNDERLAY,
+                    mtu: 1500,
+                    mac: MacAddr::ZERO,
+                    offloads: plan.underlay,
+                    kind: PortKind::Underlay,
+                }),
+                Operation::UpsertNetwork(network(&plan, number)),
+                Operation::UpsertPeer(peer(&plan, other)),
+                to_peer(&plan, &format!("10.244.{other}.0/24")),
+                to_peer(&plan, &format!("fd00:244:{other}::/64")),
+            ],
+        );
+        let addresses = [
+            format!("10.244.{number}.2"),
+            format!("fd00:244:{number}::2"),
+        ];
+        let pod = Port {
+            id: POD,
+            mtu: 1500 - plan.overhead(),
+            mac: mac(number).parse().unwrap(),
+            offloads: Offloads::CHECKSUM,
+            kind: PortKind::Endpoint(Endpoint {
+                network: NET,
+                addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+                allowed: heapless::Vec::new(),
+            }),
+        };
+        self.apply(Owner::Attachment, &[Operation::UpsertPort(pod)]);
+    }
+
+    fn apply(&self, owner: Owner, operations: &[Operation]) {
+        let apply = Request::Apply(Apply {
+            transaction: 1,
+            owner,
+            operations: operations.iter().cloned().collect(),
+        });
+        let answer = self.ask(&apply);
+        assert!(matches!(answer, Response::Applied { .. }), "{answer:?}");
+    }
+
+    fn ask(&self, request: &Request) -> Response {
+        let mut message = vec![0; MAX_MESSAGE];
+        let len = encode_request(1, request, &mut message).unwrap();
+        let mut frame = vec![0; MAX_FRAME];
+        let len = encode_frame(&mut message, len, &mut frame).unwrap();
+        let mut channel = self.channel.borrow_mut();
+        channel.write_all(&frame[..len]).unwrap();
+        let mut decoder = FrameDecoder::new();
+        let mut answer = None;
+        while answer.is_none() {
+            let mut bytes = [0; 512];
+            let read = channel.read(&mut bytes).unwrap();
+            assert!(read > 0, "the worker has ended");
+            decoder.feed(&bytes[..read], |event| {
+                let FrameEvent::Message(message) = event else {
+                    panic!("{event:?}")
+                };
+                answer = Some(decode_response(message).unwrap().1);
+            });
+        }
+        answer.unwrap()
+    }
+
+    /// What the core has counted.
+    pub(super) fn counter(&self, counter: Counter) -> u64 {
+        let read = Request::Counters {
+            from: counter.number(),
+        };
+        let Response::Counters { values, .. } = self.ask(&read) else {
+            panic!("no counters")
+        };
+        let found = values
+            .iter()
+            .find(|(number, _)| *number == counter.number());
+        found.map_or(0, |(_, value)| *value)
+    }
+
+    /// What the drivers have dropped, peers' errors apart.
+    pub(super) fn lost(&self) -> u64 {
+        let all = ShellCounter::ALL.into_iter();
+        all.filter(|counter| *counter != ShellCounter::UnderlayPeerErrors)
+            .map(|counter| self.worker.counters().get(counter))
+            .sum()
+    }
+
+    /// Errors that peers have reported.
+    pub(super) fn peer_errors(&self) -> u64 {
+        self.worker.counters().get(ShellCounter::UnderlayPeerErrors)
+    }
+
+    /// Runs a program in the pod.
+    pub(super) fn exec(&self, args: &str) -> Output {
+        Command::new("ip")
+            .args(["netns", "exec", &self.pod.name])
+            .args(args.split(' '))
+            .output()
+            .unwrap()
+    }
+
+    /// Pings from the pod; all answers must come.
+    pub(super) fn ping(&self, args: &str) {
+        let output = self.exec(&format!("ping -i 0.05 -W 2 {args}"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(" 0% packet loss"), "{args}: {output:?}");
+    }
+}
+
+fn mac(number: usize) -> String {
+    format!("0a:58:0a:f4:0{number}:02")
+}
+
+fn list<T: Clone, const N: usize>(items: &[T]) -> heapless::Vec<T, N> {
+    items.iter().cloned().collect()
+}
+
+fn prefix(text: &str) -> IpPrefix {
+    let (address, length) = text.split_once('/').unwrap();
+    IpPrefix::new(address.parse().unwrap(), length.parse().unwrap()).unwrap()
+}
+
+fn network(plan: &Plan, number: usize) -> Network {
+    let local = plan.address(number);
+    let v4: IpAddr = "169.254.1.1".parse().unwrap();
+    Network {
+        id: NET,
+        vni: Vni::new(1).unwrap(),
+        udp_port: UDP_PORT,
+        local,
+        vtep_mac: MacAddr::vtep_for(local),
+        gateways: list(&[v4, "fe80::1".parse().unwrap()]),
+        gateway_mac: GATEWAY_MAC.parse().unwrap(),
+        node_addresses: list(&[]),
+        prefixes: list(&[prefix("10.244.0.0/16"), prefix("fd00:244::/32")]),
+        proxy: Proxy::LinkLocal,
+        options: NetworkOptions::NONE,
+        underlay: UNDERLAY,
+    }
+}
+
+fn peer(plan: &Plan, number: usize) -> Peer {
+    let underlay = plan.address(number);
+    Peer {
+        id: PeerId(0),
+        network: NET,
+        underlay,
+        vtep_mac: MacAddr::vtep_for(underlay),
+        node_addresses: list(&[]),
+        accepts: EncapSet::of(&[plan.encap]),
+        transit: false,
+    }
+}
+
+fn to_peer(plan: &Plan, to: &str) -> Operation {
+    Operation::UpsertRoute(Route {
+        network: NET,
+        prefix: prefix(to),
+        next_hop: NextHop::Peer {
+            peer: PeerId(0),
+            encap: plan.encap,
+        },
+    })
+}
