@@ -85,7 +85,7 @@ drop_reasons! {
     DestinationGroup "destination-group" "The destination is broadcast or multicast, which this network does not flood, or the packet is for one host in a frame for all."
     DestinationMac "destination-mac" "The frame is not addressed to the gateway's MAC address."
     GatewayProtocol "gateway-protocol" "Sent to the gateway's own address, which only answers ping; ICMP unreachable was sent."
-    NoRoute "no-route" "No route to the destination; ICMP net unreachable was sent."
+    NoRoute "no-route" "No route to the destination, or it is a loopback or link-local address; ICMP net unreachable was sent."
     Blackhole "blackhole" "The route is a blackhole: an address of this node's block that no pod has. ICMP host unreachable was sent."
     TtlExceeded "ttl-exceeded" "TTL was 1 or 0; ICMP time exceeded was sent (traceroute does this on purpose)."
     TooBig "too-big" "Larger than the next hop's MTU with DF set; ICMP fragmentation needed was sent."

@@ -124,14 +124,15 @@ fn no_chain_of_extension_headers_carries_a_source_route() {
     for (kind, left) in [(0, 0), (0, 1), (2, 1), (3, 9), (4, 1), (253, 255)] {
         let route = (43, vec![0, kind, left, 0, 0, 0, 0]);
         for mut chain in chains().into_iter().filter(|chain| chain.len() < 8) {
+            let done = (43, vec![0, 4, 0, 0, 0, 0, 0]);
             chain.push(route.clone());
-            let frame = behind(udp6(MAC_A, A6, REMOTE6, b"x"), &chain);
-            let output = Node::new(1).run(|gateway| run(gateway, POD_A, frame));
-            assert_eq!(
-                output.fate,
-                Fate::Drop(DropReason::SourceRoute),
-                "{chain:?}"
-            );
+            for last in [None, Some(done)] {
+                chain.extend(last);
+                let frame = behind(udp6(MAC_A, A6, REMOTE6, b"x"), &chain);
+                let output = Node::new(1).run(|gateway| run(gateway, POD_A, frame));
+                let reason = DropReason::SourceRoute;
+                assert_eq!(output.fate, Fate::Drop(reason), "{chain:?}");
+            }
         }
     }
 }
@@ -267,6 +268,43 @@ fn link_local_sources_stay_on_the_link() {
     let output =
         Node::new(1).run(|gateway| run(gateway, POD_A, udp6(MAC_A, A6, LINK_LOCAL6, b"x")));
     assert_eq!(output.fate, Fate::Drop(DropReason::NoRoute));
+}
+
+/// However wide a route is: behind the host's own loopback may be what it tells
+/// to nobody else (CVE-2020-8558).
+#[test]
+fn no_route_leads_to_a_loopback_or_off_a_link() {
+    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let v4 = [[127, 0, 0, 1], [127, 255, 0, 9], [0, 0, 0, 1]];
+    let v6 = [v6("::1"), v6("::"), v6("fe80::9"), v6("febf::9")];
+    let (pod, vtep) = ((MAC_A, A, A6), (VTEP_2, REMOTE, REMOTE6));
+    let to_all = |(mac, src, src6)| {
+        let v4 = v4.map(|dst| udp(mac, src, dst, b"x"));
+        let v6 = v6.map(|dst| udp6(mac, src6, dst, b"x"));
+        v4.into_iter().chain(v6)
+    };
+    for next_hop in [NextHop::Host, TO_PEER, NextHop::Endpoint(POD_B)] {
+        Node::new(1).run(|gateway| {
+            let wide = [route("0.0.0.0/0", next_hop), route("::/0", next_hop)];
+            gateway.apply(Owner::Cluster, &wide).unwrap();
+            for frame in to_all(pod) {
+                let output = run(gateway, POD_A, frame);
+                assert_eq!(output.fate, Fate::Drop(DropReason::NoRoute));
+                assert_eq!(output.made.len(), 1);
+            }
+            for frame in to_all(vtep) {
+                let output = run(gateway, UNDERLAY, vxlan(&from_vtep(frame), 1));
+                assert_eq!(output.fate, Fate::Drop(DropReason::NoRoute));
+            }
+            // Everybody else is there.
+            for frame in [
+                udp(MAC_A, A, [8; 4], b"x"),
+                udp6(MAC_A, A6, STRANGER6, b"x"),
+            ] {
+                assert!(matches!(run(gateway, POD_A, frame).fate, Fate::Forward(_)));
+            }
+        });
+    }
 }
 
 #[test]

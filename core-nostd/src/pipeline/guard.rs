@@ -194,7 +194,7 @@ fn owns(port: &PortEntry, address: IpAddr) -> bool {
 /// Whether the address is IPv6 and means something on one link only: fe80::/10
 /// or unspecified.
 #[inline(always)]
-fn is_link_local(address: IpAddr) -> bool {
+pub(super) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => false,
         IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),

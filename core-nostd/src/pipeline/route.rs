@@ -1,9 +1,10 @@
 //! Route lookup: from a destination to everything that sending needs to know.
 
-use super::{Admitted, Context, Exit, Ip, Routed};
+use super::{Admitted, Context, Exit, Ip, Routed, guard};
 use crate::channel::{Encap, NextHop};
 use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::wire::icmp::Error;
+use crate::wire::ip;
 use crate::{DropReason, PeerId, PortId};
 
 /// A next hop, resolved: where to, by which port, in which network.
@@ -48,6 +49,11 @@ pub(super) fn lookup<'f, 'b, 't>(
     let tables = context.tables;
     let no_route = || DropReason::NoRoute.with(Error::NoRoute);
     let network = tables.network(packet.state.network).ok_or_else(no_route)?;
+    // A default route leads to no loopback and off no link (RFC 1812 section
+    // 5.3.7, RFC 4291 section 2.5.6), least of all to the host's own.
+    if !ip::is_host(packet.dst()) || guard::is_link_local(packet.dst()) {
+        return Err(no_route());
+    }
     let route = tables.route(network, packet.dst()).ok_or_else(no_route)?;
     let hop = match route.next_hop {
         NextHop::Blackhole => {
