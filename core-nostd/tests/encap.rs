@@ -32,6 +32,7 @@ fn peculiar(tos: u8) -> [Vec<u8>; 2] {
     let total = u16::try_from(v4.len() - 14).unwrap();
     v4[16..18].copy_from_slice(&total.to_be_bytes());
     edit_ip(&mut v4, |header| {
+        header.time_to_live = 17;
         header.identification = 0xbeef;
         header.dont_fragment = true;
         header.dscp = etherparse::IpDscp::try_new(tos >> 2).unwrap();
@@ -39,6 +40,7 @@ fn peculiar(tos: u8) -> [Vec<u8>; 2] {
     });
     let mut v6 = udp6(MAC_A, A6, REMOTE6, b"an odd number of it");
     edit_ip6(&mut v6, |header| {
+        header.hop_limit = 17;
         header.traffic_class = tos;
         header.flow_label = etherparse::Ipv6FlowLabel::try_new(0xabcde).unwrap();
     });

@@ -84,6 +84,28 @@ fn check_leaving(node: &Node, came: Option<IpAddr>, made: &Made) {
     agreed(ip_packet(made));
 }
 
+/// A packet fits where it goes, and what is unfinished can be finished there
+/// without harm to what the guards have seen.
+fn check_marks(node: &Node, output: &Output, made: &Made) {
+    let (port, bytes, _) = made;
+    let mtu = match *port {
+        UNDERLAY => node.underlay_mtu - node.overhead(),
+        _ => 1450,
+    };
+    let whole = output.segmentation == Segmentation::None;
+    assert!(
+        !whole || ip_packet(made).len() <= usize::from(mtu),
+        "{port} has {mtu}"
+    );
+    if let Checksum::Partial { start, offset } = output.checksum {
+        assert!(*port != UNDERLAY || !whole, "a socket finishes nothing");
+        let at = bytes.len() - ip_packet(made).len();
+        let ip_len = if bytes[at] >> 4 == 4 { 20 } else { 40 };
+        let field = usize::from(start) + usize::from(offset);
+        assert!(usize::from(start) >= at + ip_len && field + 2 <= bytes.len());
+    }
+}
+
 fn count(gateway: &Gateway<'_>, counter: Counter) -> usize {
     gateway.counter(counter).try_into().unwrap()
 }
@@ -108,6 +130,7 @@ fn check(gateway: &mut Gateway<'_>, node: &Node, shell: &Shell, (port, input): (
         Fate::Forward(_) => {
             let all = output.all();
             all.iter().for_each(|made| check_leaving(node, came, made));
+            all.iter().for_each(|made| check_marks(node, &output, made));
             // Fragments are no larger than what they were cut for.
             if port == POD_A {
                 let owned = [A.to_vec(), A6.to_vec()];
