@@ -42,13 +42,24 @@ fn put(gateway: &mut Gateway<'_>, owner: Owner, operations: &[Operation]) {
     }
 }
 
-/// A conversation with a programmed node.
+/// A conversation with a node of two pods, in a cluster of two.
 fn node(gateway: &mut Gateway<'_>) {
     hello(gateway);
-    program(gateway);
+    put(gateway, Owner::Cluster, &without_other_node());
+    let other = [
+        Operation::UpsertPeer(peer()),
+        route("10.244.2.0/24", TO_PEER),
+        route("192.168.77.2/32", TO_PEER),
+    ];
+    put(gateway, Owner::Cluster, &other);
+    let pods = [
+        Operation::UpsertPort(pod(POD_A, MAC_A, "10.244.1.2")),
+        Operation::UpsertPort(pod(POD_B, MAC_B, "10.244.1.3")),
+    ];
+    put(gateway, Owner::Attachment, &pods);
 }
 
-/// The cluster's entries of [`program`] but the routes to the other node.
+/// The cluster's entries of [`node`] but the other node and its routes.
 fn without_other_node() -> [Operation; 6] {
     [
         Operation::UpsertPort(underlay(1500)),
@@ -318,7 +329,7 @@ fn a_sweep_goes_in_bounded_steps_and_both_owners_write_between() {
     to_the_end(&mut gateway, &begin(1, Owner::Cluster, [0; 4]));
     put(&mut gateway, Owner::Cluster, &big(3000, 250));
     let (synced, calls) = to_the_end(&mut gateway, &end(1));
-    // But the peer of `program` with its two routes.
+    // But the other node with its two routes.
     assert_eq!((synced.swept, synced.kept), (3, 0));
     assert!(calls >= entries / 32, "{calls} calls");
     assert!(calls <= entries / 32 + 2, "{calls} calls");
@@ -436,7 +447,7 @@ fn an_old_stamp_is_not_taken_for_a_new_one() {
             if transaction == named_in && ended {
                 put(&mut gateway, Owner::Cluster, &without_other_node());
                 let (synced, _) = to_the_end(&mut gateway, &end(transaction));
-                assert_eq!((synced.swept, synced.kept), (3, 0));
+                assert_eq!((synced.swept, synced.kept), (3, 0), "{named_in} {distance}");
             }
         }
         sync(&mut gateway, last);
