@@ -19,24 +19,6 @@ fn proxying() -> Node {
     }
 }
 
-fn arp_request(mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let packet = etherparse::ArpPacket::new(
-        etherparse::ArpHardwareId::ETHERNET,
-        etherparse::EtherType::IPV4,
-        etherparse::ArpOperation::REQUEST,
-        &mac,
-        &sender,
-        &[0; 6],
-        &target,
-    );
-    let mut out = Vec::new();
-    etherparse::PacketBuilder::ethernet2(mac, [0xff; 6])
-        .arp(packet.unwrap())
-        .write(&mut out)
-        .unwrap();
-    out
-}
-
 /// By which port who asks for what, and whether the network mode answers.
 type Question = (PortId, [u8; 6], [u8; 4], [u8; 4], bool);
 

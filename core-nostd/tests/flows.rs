@@ -1,18 +1,10 @@
-//! Outer source ports: IPv6 flows spread, each keeps its own, and fragments share.
+//! Outer source ports: flows spread, each keeps its own, and fragments share.
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use common::*;
-use culvert_core::*;
-
-fn source_port(output: &Output) -> u16 {
-    match output.outer.unwrap().l4 {
-        OuterL4::Udp { src_port, .. } => src_port,
-        OuterL4::Ip { protocol } => panic!("protocol {protocol}"),
-    }
-}
 
 /// Chi-square of the counts against all buckets being equally likely.
 fn chi_square(ports: impl Iterator<Item = u16>, buckets: u16) -> f64 {
@@ -26,6 +18,15 @@ fn chi_square(ports: impl Iterator<Item = u16>, buckets: u16) -> f64 {
         .iter()
         .map(|n| (f64::from(*n) - expected).powi(2) / expected);
     squares.sum()
+}
+
+/// Checks that ports spread by their low and high bits: queues are chosen by either.
+/// A hash without any structure exceeds these limits a few times in a billion.
+fn assert_spread(name: &str, ports: &[u16]) {
+    assert!(ports.iter().all(|port| *port >= 49_152));
+    let low = chi_square(ports.iter().copied(), 64);
+    let high = chi_square(ports.iter().map(|port| (port - 49_152) >> 8), 64);
+    assert!(low < 150.0 && high < 150.0, "{name}: {low} {high}");
 }
 
 fn with(mut address: [u8; 16], at: usize, n: u16) -> [u8; 16] {
@@ -51,15 +52,10 @@ fn ipv6_flows_spread_over_source_ports_and_each_keeps_its_own() {
                 source_port(&run(gateway, POD_A, frame))
             };
             let ports: Vec<_> = (0..4096).map(|n| port_of(n, b"x")).collect();
-            assert!(ports.iter().all(|port| *port >= 49_152));
             for n in [0, 77, 4095u16] {
                 assert_eq!(port_of(n, &[3; 700]), ports[usize::from(n)], "{name}");
             }
-            // Of low and high bits. A hash without any structure exceeds these
-            // limits a few times in a billion.
-            let low = chi_square(ports.iter().copied(), 64);
-            let high = chi_square(ports.iter().map(|port| (port - 49_152) >> 8), 64);
-            assert!(low < 150.0 && high < 150.0, "{name}: {low} {high}");
+            assert_spread(name, &ports);
         }
     });
 }
@@ -112,5 +108,59 @@ fn all_fragments_of_an_ipv6_packet_share_a_source_port() {
         );
         other[54] = 60;
         assert!(!ports.contains(&source_port(&run(gateway, POD_A, other))));
+    });
+}
+
+#[test]
+fn flows_spread_over_source_ports_and_each_keeps_its_own() {
+    Node::new(1).run(|gateway| {
+        type Flow = fn(u16) -> ([u8; 4], (u16, u16));
+        let kinds: [(&str, Flow); 4] = [
+            ("source port", |n| (REMOTE, (n, 80))),
+            ("destination port", |n| (REMOTE, (9, 20_000 + n))),
+            ("destination address", |n| {
+                ([10, 244, 2, n.to_be_bytes()[1]], (n & 0xff00, 80))
+            }),
+            ("both ports", |n| (REMOTE, (n, n))),
+        ];
+        for (name, flow) in kinds {
+            let mut port_of = |n: u16, payload: &[u8]| {
+                let (dst, ports) = flow(n);
+                source_port(&run(
+                    gateway,
+                    POD_A,
+                    udp_ports(MAC_A, A, dst, ports, payload),
+                ))
+            };
+            let ports: Vec<_> = (0..4096).map(|n| port_of(n, b"x")).collect();
+            for n in [0, 77, 4095u16] {
+                assert_eq!(port_of(n, &[3; 700]), ports[usize::from(n)], "{name}");
+            }
+            assert_spread(name, &ports);
+        }
+    });
+}
+
+#[test]
+fn all_fragments_of_a_packet_share_a_source_port() {
+    Node::new(1).run(|gateway| {
+        let whole = udp_ports(MAC_A, A, REMOTE, (5, 6), &[7; 64]);
+        let mut ports = HashMap::new();
+        for (offset, more) in [(0, true), (1, true), (4, false), (8000, false)] {
+            for payload in [0u8, 9] {
+                let mut fragment = whole.clone();
+                // What stands where the ports would be differs between fragments.
+                fragment[34..38].fill(payload);
+                edit_ip(&mut fragment, |header| {
+                    header.more_fragments = more;
+                    header.fragment_offset = etherparse::IpFragOffset::try_new(offset).unwrap();
+                });
+                let output = run(gateway, POD_A, fragment);
+                *ports.entry(source_port(&output)).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(ports.len(), 1, "{ports:?}");
+        let plain = source_port(&run(gateway, POD_A, whole));
+        assert!(!ports.contains_key(&plain));
     });
 }

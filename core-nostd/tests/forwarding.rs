@@ -212,34 +212,6 @@ fn remote_packets_reach_pod_and_host() {
     }
 }
 
-fn arp_request(sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let operation = etherparse::ArpOperation::REQUEST;
-    arp_packet(operation, (sender_mac, sender), ([0; 6], target))
-}
-
-fn arp_packet(
-    operation: etherparse::ArpOperation,
-    sender: ([u8; 6], [u8; 4]),
-    target: ([u8; 6], [u8; 4]),
-) -> Vec<u8> {
-    let packet = etherparse::ArpPacket::new(
-        etherparse::ArpHardwareId::ETHERNET,
-        etherparse::EtherType::IPV4,
-        operation,
-        &sender.0,
-        &sender.1,
-        &target.0,
-        &target.1,
-    )
-    .unwrap();
-    let mut out = Vec::new();
-    etherparse::PacketBuilder::ethernet2(sender.0, [0xff; 6])
-        .arp(packet)
-        .write(&mut out)
-        .unwrap();
-    out
-}
-
 #[test]
 fn arp_for_the_gateway_is_answered() {
     let askers = [

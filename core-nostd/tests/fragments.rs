@@ -19,16 +19,6 @@ fn cuttable(dst: [u8; 4], len: usize) -> Vec<u8> {
     frame
 }
 
-/// Puts options into a frame's IPv4 header.
-fn with_options(mut frame: Vec<u8>, options: &[u8]) -> Vec<u8> {
-    frame.splice(34..34, options.iter().copied());
-    frame[14] = 0x45 + u8::try_from(options.len() / 4).unwrap();
-    let total = u16::try_from(frame.len() - 14).unwrap();
-    frame[16..18].copy_from_slice(&total.to_be_bytes());
-    edit_ip(&mut frame, |_| {});
-    frame
-}
-
 /// A pod B with this MTU, reached by IPv4 only (IPv6 has a least MTU).
 fn pod_b(mtu: u16) -> Operation {
     Operation::UpsertPort(Port {

@@ -3,12 +3,9 @@
 
 mod common;
 
-use std::collections::HashMap;
-
 use common::*;
 use culvert_core::channel::*;
 use culvert_core::*;
-use proptest::prelude::*;
 
 fn on_node<T>(test: impl FnOnce(&mut Gateway<'_>) -> T) -> T {
     let mut storage = Tiny::new();
@@ -17,14 +14,6 @@ fn on_node<T>(test: impl FnOnce(&mut Gateway<'_>) -> T) -> T {
     let result = test(&mut gateway);
     assert_eq!(gateway.counter(Counter::Rx), sum_of_fates(&gateway));
     result
-}
-
-/// The outer source port.
-fn source_port(output: &Output) -> u16 {
-    match output.outer.unwrap().l4 {
-        OuterL4::Udp { src_port, .. } => src_port,
-        OuterL4::Ip { protocol } => panic!("protocol {protocol}"),
-    }
 }
 
 fn with_tos(mut frame: Vec<u8>, tos: u8) -> Vec<u8> {
@@ -77,78 +66,6 @@ fn packets_for_another_node_are_encapsulated() {
             }
         }
     }
-}
-
-/// Chi-square of the counts against all buckets being equally likely.
-fn chi_square(ports: impl Iterator<Item = u16>, buckets: u16) -> f64 {
-    let mut counts = vec![0u32; usize::from(buckets)];
-    for port in ports {
-        counts[usize::from(port % buckets)] += 1;
-    }
-    let total: u32 = counts.iter().sum();
-    let expected = f64::from(total) / f64::from(buckets);
-    counts
-        .iter()
-        .map(|n| (f64::from(*n) - expected).powi(2) / expected)
-        .sum()
-}
-
-#[test]
-fn flows_spread_over_source_ports_and_each_keeps_its_own() {
-    on_node(|gateway| {
-        type Flow = fn(u16) -> ([u8; 4], (u16, u16));
-        let kinds: [(&str, Flow); 4] = [
-            ("source port", |n| (REMOTE, (n, 80))),
-            ("destination port", |n| (REMOTE, (9, 20_000 + n))),
-            ("destination address", |n| {
-                ([10, 244, 2, n.to_be_bytes()[1]], (n & 0xff00, 80))
-            }),
-            ("both ports", |n| (REMOTE, (n, n))),
-        ];
-        for (name, flow) in kinds {
-            let mut port_of = |n: u16, payload: &[u8]| {
-                let (dst, ports) = flow(n);
-                source_port(&run(
-                    gateway,
-                    POD_A,
-                    udp_ports(MAC_A, A, dst, ports, payload),
-                ))
-            };
-            let ports: Vec<_> = (0..4096).map(|n| port_of(n, b"x")).collect();
-            for n in [0, 77, 4095u16] {
-                assert_eq!(port_of(n, &[3; 700]), ports[usize::from(n)], "{name}");
-            }
-            // Low and high bits: queues are chosen by either. A hash without any
-            // structure exceeds these limits a few times in a billion.
-            let low = chi_square(ports.iter().copied(), 64);
-            let high = chi_square(ports.iter().map(|port| (port - 49_152) >> 8), 64);
-            assert!(low < 150.0 && high < 150.0, "{name}: {low} {high}");
-        }
-    });
-}
-
-#[test]
-fn all_fragments_of_a_packet_share_a_source_port() {
-    on_node(|gateway| {
-        let whole = udp_ports(MAC_A, A, REMOTE, (5, 6), &[7; 64]);
-        let mut ports = HashMap::new();
-        for (offset, more) in [(0, true), (1, true), (4, false), (8000, false)] {
-            for payload in [0u8, 9] {
-                let mut fragment = whole.clone();
-                // What stands where the ports would be differs between fragments.
-                fragment[34..38].fill(payload);
-                edit_ip(&mut fragment, |header| {
-                    header.more_fragments = more;
-                    header.fragment_offset = etherparse::IpFragOffset::try_new(offset).unwrap();
-                });
-                let output = run(gateway, POD_A, fragment);
-                *ports.entry(source_port(&output)).or_insert(0) += 1;
-            }
-        }
-        assert_eq!(ports.len(), 1, "{ports:?}");
-        let plain = source_port(&run(gateway, POD_A, whole));
-        assert!(!ports.contains_key(&plain));
-    });
 }
 
 #[test]
@@ -410,61 +327,5 @@ fn the_other_nodes_refusals_come_back_to_the_pod() {
             "the other node's own address"
         );
         assert_eq!((told.bytes[34], told.bytes[35]), (kind, code));
-    }
-}
-
-prop_compose! {
-    /// Any IPv4 packet from pod A to the remote pod that fits the tunnel.
-    fn any_packet()(
-        payload in prop::collection::vec(any::<u8>(), 0..1300),
-        protocol in prop_oneof![Just(1u8), Just(6), Just(17), any::<u8>()],
-        options in (0usize..=10).prop_map(|words| vec![1u8; words * 4]),
-        tos: u8,
-        ttl in 3u8..,
-        ident: u16,
-        df: bool,
-        more: bool,
-        // Within the largest packet.
-        offset in prop_oneof![Just(0u16), 0u16..(65_535 - 1360) / 8],
-    ) -> Vec<u8> {
-        let ip = etherparse::Ipv4Header {
-            dscp: etherparse::IpDscp::try_new(tos >> 2).unwrap(),
-            ecn: etherparse::IpEcn::try_new(tos & 3).unwrap(),
-            identification: ident,
-            dont_fragment: df,
-            more_fragments: more,
-            fragment_offset: etherparse::IpFragOffset::try_new(offset).unwrap(),
-            options: options.as_slice().try_into().unwrap(),
-            ..etherparse::Ipv4Header::new(
-                payload.len().try_into().unwrap(), ttl, protocol.into(), A, REMOTE,
-            ).unwrap()
-        };
-        let mut frame = [&GATEWAY_MAC[..], &MAC_A, &[8, 0]].concat();
-        frame.extend(ip.to_bytes());
-        frame.extend(payload);
-        // Writes lengths and checksum.
-        let len = u16::try_from(frame.len() - 14).unwrap();
-        edit_ip(&mut frame, |header| header.total_len = len);
-        frame
-    }
-}
-
-proptest! {
-    #[test]
-    fn two_gateways_are_one_wire(frame in any_packet()) {
-        let (mut first, mut second) = (Tiny::new(), Tiny::new());
-        let (mut first, mut second) = (first.gateway(), second.gateway());
-        program(&mut first);
-        program_second(&mut second);
-        let sent = run(&mut first, POD_A, frame.clone());
-        // Protocols 4 and 41 to a pod are nobody's tunnel.
-        prop_assert_eq!(sent.fate, Fate::Forward(UNDERLAY));
-        let arrived = run(&mut second, UNDERLAY, wire(&sent));
-        prop_assert_eq!(arrived.fate, Fate::Forward(POD_A));
-        let mut expected = frame;
-        expected[..6].copy_from_slice(&MAC_B);
-        expected[6..12].copy_from_slice(&GATEWAY_MAC);
-        edit_ip(&mut expected, |header| header.time_to_live -= 2);
-        prop_assert_eq!(arrived.bytes, expected);
     }
 }

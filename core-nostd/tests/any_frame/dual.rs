@@ -189,7 +189,9 @@ prop_compose! {
         protocol in prop_oneof![Just(6u8), Just(17), Just(58), Just(1), Just(41), any::<u8>()],
         options in (0usize..=10).prop_map(|words| vec![1u8; words * 4]),
         chain in chain(),
-        (tos, ttl, ident) in (any::<u8>(), 3u8.., any::<u16>()),
+        (tos, ttl, ident, df, more) in (any::<u8>(), 3u8.., any::<u16>(), any::<bool>(), any::<bool>()),
+        // Within the largest packet.
+        offset in prop_oneof![Just(0u16), 0u16..(65_535 - 1200) / 8],
         v6: bool,
     ) -> Vec<u8> {
         let mut payload = payload;
@@ -202,6 +204,9 @@ prop_compose! {
         } else {
             let ip = etherparse::Ipv4Header {
                 identification: ident,
+                dont_fragment: df,
+                more_fragments: more,
+                fragment_offset: etherparse::IpFragOffset::try_new(offset).unwrap(),
                 options: options.as_slice().try_into().unwrap(),
                 ..etherparse::Ipv4Header::new(0, ttl, protocol.into(), A, [10, 244, 2, 2]).unwrap()
             };

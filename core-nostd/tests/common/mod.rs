@@ -9,6 +9,7 @@
 
 mod cluster;
 pub mod raw_ports;
+mod shell;
 mod v6;
 
 use culvert_core::channel::*;
@@ -16,6 +17,7 @@ use culvert_core::*;
 use etherparse::PacketBuilder;
 
 pub use cluster::*;
+pub use shell::*;
 pub use v6::*;
 
 pub const UNDERLAY: PortId = PortId(0);
@@ -128,193 +130,6 @@ pub fn program(gateway: &mut Gateway<'_>) {
     Node::new(1).program(gateway);
 }
 
-/// A frame with what a device said about it.
-#[derive(Clone, Debug, Default)]
-pub struct Input {
-    pub bytes: Vec<u8>,
-    pub checksum: Checksum,
-    pub segmentation: Segmentation,
-    pub outer: Option<Outer>,
-    pub headroom: Option<usize>,
-}
-
-impl From<Vec<u8>> for Input {
-    fn from(bytes: Vec<u8>) -> Self {
-        Input {
-            bytes,
-            ..Input::default()
-        }
-    }
-}
-
-/// What the core made of a frame.
-#[derive(Debug, Clone)]
-pub struct Output {
-    pub fate: Fate,
-    pub bytes: Vec<u8>,
-    pub checksum: Checksum,
-    pub segmentation: Segmentation,
-    pub outer: Option<Outer>,
-    pub made: Vec<Made>,
-}
-
-/// What a shell gives to the core besides the frame.
-#[derive(Clone, Debug)]
-pub struct Shell {
-    pub now: Instant,
-    /// Sizes of the spare frames' buffers.
-    pub spares: Vec<usize>,
-}
-
-/// Spare frames that [`Shell::default`] gives.
-pub const SPARES: usize = 6;
-/// Free bytes behind a frame that [`Shell::run`] hands in.
-const TAILROOM: usize = 16;
-
-impl Default for Shell {
-    fn default() -> Self {
-        Shell {
-            now: Instant::from_micros(1_000_000),
-            spares: vec![2048; SPARES],
-        }
-    }
-}
-
-impl Shell {
-    /// So many spares.
-    pub fn with_spares(count: usize) -> Shell {
-        Shell {
-            spares: vec![2048; count],
-            ..Shell::default()
-        }
-    }
-
-    pub fn run(&self, gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
-        let mut outputs = self.run_batch(gateway, port, vec![input.into()]);
-        outputs.0.remove(0).with(outputs.1)
-    }
-
-    /// Runs several frames in one batch; returns them and what the gateway made.
-    pub fn run_batch(
-        &self,
-        gateway: &mut Gateway<'_>,
-        port: PortId,
-        inputs: Vec<Input>,
-    ) -> (Vec<Output>, Vec<Made>) {
-        let mut buffers: Vec<_> = inputs.iter().map(Input::buffer).collect();
-        let mut batch: Vec<_> = inputs
-            .iter()
-            .zip(&mut buffers)
-            .map(|(input, buffer)| Packet::new(input.frame(buffer)))
-            .collect();
-        let mut spare: Vec<_> = self.spares.iter().map(|len| vec![0xa5; *len]).collect();
-        let mut spares: Vec<_> = spare
-            .iter_mut()
-            .map(|bytes| {
-                let start = Frame::HEADROOM.min(bytes.len());
-                Packet::new(Frame::new(bytes, start, 0).unwrap())
-            })
-            .collect();
-        let mut originated = Originated::new(&mut spares);
-        gateway.process(self.now, port, &mut batch, &mut originated);
-        let made = originated.into_made().iter().map(made).collect();
-        (batch.iter().map(Output::new).collect(), made)
-    }
-}
-
-/// A frame of the gateway's own: port, bytes, outer.
-pub type Made = (PortId, Vec<u8>, Option<Outer>);
-
-fn made(packet: &Packet<'_>) -> Made {
-    let Fate::Forward(port) = packet.fate else {
-        panic!("originated frames are forwarded, not {:?}", packet.fate)
-    };
-    (port, packet.frame.bytes().to_vec(), packet.frame.outer)
-}
-
-impl Input {
-    fn headroom(&self) -> usize {
-        self.headroom.unwrap_or(Frame::HEADROOM)
-    }
-
-    /// A buffer with the bytes in it; shells read into larger ones than needed.
-    fn buffer(&self) -> Vec<u8> {
-        let mut buffer = vec![0xa5; self.headroom() + self.bytes.len() + TAILROOM];
-        buffer[self.headroom()..][..self.bytes.len()].copy_from_slice(&self.bytes);
-        buffer
-    }
-
-    fn frame<'b>(&self, buffer: &'b mut [u8]) -> Frame<'b> {
-        let mut frame = Frame::new(buffer, self.headroom(), self.bytes.len()).unwrap();
-        frame.checksum = self.checksum;
-        frame.segmentation = self.segmentation;
-        frame.outer = self.outer;
-        frame
-    }
-}
-
-impl Output {
-    fn new(packet: &Packet<'_>) -> Output {
-        Output {
-            fate: packet.fate,
-            bytes: packet.frame.bytes().to_vec(),
-            checksum: packet.frame.checksum,
-            segmentation: packet.frame.segmentation,
-            outer: packet.frame.outer,
-            made: Vec::new(),
-        }
-    }
-
-    fn with(self, made: Vec<Made>) -> Output {
-        Output { made, ..self }
-    }
-
-    /// The frame that goes on, and those that were made beside it.
-    pub fn all(&self) -> Vec<Made> {
-        let Fate::Forward(port) = self.fate else {
-            panic!("{:?} is not forwarded", self.fate)
-        };
-        let first = (port, self.bytes.clone(), self.outer);
-        [vec![first], self.made.clone()].concat()
-    }
-}
-
-/// The IP packet in a frame that leaves by a port.
-pub fn ip_packet((_, bytes, outer): &Made) -> &[u8] {
-    match outer.map(|outer| outer.l4) {
-        None => &bytes[14..],
-        Some(OuterL4::Udp { .. }) => &bytes[8 + 14..],
-        Some(OuterL4::Ip { .. }) => bytes,
-    }
-}
-
-/// That packet behind an Ethernet header, whichever way it leaves.
-pub fn inner_frame(made: &Made) -> Vec<u8> {
-    let packet = ip_packet(made);
-    let ethertype: [u8; 2] = match packet[0] >> 4 {
-        4 => [8, 0],
-        _ => [0x86, 0xdd],
-    };
-    [&[0; 12], &ethertype[..], packet].concat()
-}
-
-pub fn run(gateway: &mut Gateway<'_>, port: PortId, input: impl Into<Input>) -> Output {
-    Shell::default().run(gateway, port, input)
-}
-
-pub fn run_at(
-    gateway: &mut Gateway<'_>,
-    now: Instant,
-    port: PortId,
-    input: impl Into<Input>,
-) -> Output {
-    let shell = Shell {
-        now,
-        ..Shell::default()
-    };
-    shell.run(gateway, port, input)
-}
-
 /// Puts the pseudo-header's sum into the checksum field, as a kernel with
 /// checksum offload does; etherparse computes it from a payload without sum.
 pub fn unfinished(mut frame: Vec<u8>) -> Input {
@@ -393,6 +208,36 @@ pub fn echo(src_mac: [u8; 6], src: [u8; 4], dst: [u8; 4]) -> Vec<u8> {
     out
 }
 
+/// Who has this address?
+pub fn arp_request(sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let operation = etherparse::ArpOperation::REQUEST;
+    arp_packet(operation, (sender_mac, sender), ([0; 6], target))
+}
+
+/// An ARP packet to all: sender and target, MAC and IP address each.
+pub fn arp_packet(
+    operation: etherparse::ArpOperation,
+    sender: ([u8; 6], [u8; 4]),
+    target: ([u8; 6], [u8; 4]),
+) -> Vec<u8> {
+    let packet = etherparse::ArpPacket::new(
+        etherparse::ArpHardwareId::ETHERNET,
+        etherparse::EtherType::IPV4,
+        operation,
+        &sender.0,
+        &sender.1,
+        &target.0,
+        &target.1,
+    )
+    .unwrap();
+    let mut out = Vec::new();
+    etherparse::PacketBuilder::ethernet2(sender.0, [0xff; 6])
+        .arp(packet)
+        .write(&mut out)
+        .unwrap();
+    out
+}
+
 /// Rewrites a frame's IPv4 header through etherparse and fixes its checksum.
 pub fn edit_ip(frame: &mut [u8], edit: impl FnOnce(&mut etherparse::Ipv4Header)) {
     let (mut header, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
@@ -400,6 +245,24 @@ pub fn edit_ip(frame: &mut [u8], edit: impl FnOnce(&mut etherparse::Ipv4Header))
     header.header_checksum = header.calc_header_checksum();
     let bytes = header.to_bytes();
     frame[14..14 + bytes.len()].copy_from_slice(&bytes);
+}
+
+/// The outer source port.
+pub fn source_port(output: &Output) -> u16 {
+    match output.outer.unwrap().l4 {
+        OuterL4::Udp { src_port, .. } => src_port,
+        OuterL4::Ip { protocol } => panic!("protocol {protocol}"),
+    }
+}
+
+/// Puts options into a frame's IPv4 header.
+pub fn with_options(mut frame: Vec<u8>, options: &[u8]) -> Vec<u8> {
+    frame.splice(34..34, options.iter().copied());
+    frame[14] = 0x45 + u8::try_from(options.len() / 4).unwrap();
+    let total = u16::try_from(frame.len() - 14).unwrap();
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    edit_ip(&mut frame, |_| {});
+    frame
 }
 
 /// A VXLAN packet as an underlay port made of sockets hands it in.

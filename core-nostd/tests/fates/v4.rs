@@ -86,12 +86,15 @@ pub(super) fn endpoint_cases() -> Vec<Case> {
         case(
             SourceRoute,
             POD_A,
-            with_options(&[131, 7, 4, 192, 168, 77, 2, 0]),
+            with_options(
+                udp(MAC_A, A, REMOTE, b"x"),
+                &[131, 7, 4, 192, 168, 77, 2, 0],
+            ),
         ),
         case(
             SourceRoute,
             POD_A,
-            with_options(&[1, 7, 3, 4, 137, 3, 4, 0]),
+            with_options(udp(MAC_A, A, REMOTE, b"x"), &[1, 7, 3, 4, 137, 3, 4, 0]),
         ),
         case(Dhcp, POD_A, {
             let mut frame = udp_ports(MAC_A, [0; 4], [255; 4], (68, 67), &[1; 240]);
@@ -109,16 +112,6 @@ fn protocol(number: u8, dst: [u8; 4]) -> Vec<u8> {
     edit_ip(&mut frame, |header| {
         header.protocol = etherparse::IpNumber(number);
     });
-    frame
-}
-
-fn with_options(options: &[u8]) -> Vec<u8> {
-    let mut frame = udp(MAC_A, A, REMOTE, b"x");
-    frame.splice(34..34, options.iter().copied());
-    frame[14] = 0x45 + u8::try_from(options.len() / 4).unwrap();
-    let total = u16::try_from(frame.len() - 14).unwrap();
-    frame[16..18].copy_from_slice(&total.to_be_bytes());
-    edit_ip(&mut frame, |_| {});
     frame
 }
 
