@@ -89,6 +89,7 @@ mod bucket;
 pub mod channel;
 mod events;
 mod fate;
+pub mod fib;
 mod frame;
 mod gateway;
 mod neighbors;

@@ -1,0 +1,221 @@
+//! The FIB: longest-prefix match for IPv4 and IPv6 in fixed memory.
+//!
+//! Many FIBs, each known by its number, share one storage. Two layers: the prefix
+//! store (`store.rs`) is exact and ordered and alone keeps the promise of capacity;
+//! the lookup structure (`node.rs`, written by `update.rs`, read by `family.rs`)
+//! is made for speed and holds results rather than routes. Where its memory does
+//! not suffice, a lookup goes on in the store: slower, never wrong. What this was
+//! chosen from and what it measures is in `README.md` beside this file.
+//!
+//! # Bounds
+//!
+//! A lookup reads a root node and a result, and a group's node and a result for
+//! each eight bits behind the root's (at most 1 for IPv4 and 13 for IPv6 with
+//! [`HostFib`]), and where it ends in the store at most 64 forks twice for IPv4,
+//! 256 for IPv6. An update walks the store a few times and rewrites the nodes of
+//! one stride: at most 512 roots or 256 short codes, or 64 slots with their groups.
+
+use zerocopy::{FromZeros, Immutable};
+
+mod bits;
+mod family;
+mod node;
+mod pages;
+mod steps;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+mod update;
+
+pub use bits::{Bits, Prefix};
+use family::Family;
+use node::{Group, Node, Nodes, Skip};
+use pages::{Meta, PAGE, Pages};
+use store::{Entry, Fork, Link, Store};
+pub use table::Address;
+use update::Update;
+
+/// What the FIB keeps for a prefix.
+pub trait Value: Copy + FromZeros + Immutable {
+    /// What lookups answer: 1 to 2^30 − 1. Routes that are equal here share memory.
+    fn code(&self) -> u32;
+}
+
+impl Value for u32 {
+    fn code(&self) -> u32 {
+        *self
+    }
+}
+
+/// The FIB has no room for another prefix; nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
+/// Root nodes and short codes of one family, of all FIBs.
+#[derive(FromZeros, Immutable)]
+#[repr(C, align(64))]
+struct Roots<const FIBS: usize, const ROOT: usize, const SHORT: usize> {
+    nodes: [[Node; ROOT]; FIBS],
+    shorts: [[u32; SHORT]; FIBS],
+    tries: [Link; FIBS],
+}
+
+/// Memory that starts at a cache line.
+#[derive(FromZeros, Immutable)]
+#[repr(C, align(64))]
+struct Aligned<T>(T);
+
+/// The memory of several FIBs: `FIBS` of them, with room for `ROUTES` prefixes over
+/// all, IPv4 and IPv6 in any mix. All-zero memory is empty.
+///
+/// The others size the lookup structure. `ROOT` (4, 1024 or 262,144) and `SHORT`
+/// (1 to `ROOT`, a power of two, as 256) are the tables that the first bits index:
+/// `ROOT` nodes resolve 8, 16 or 24 bits at once. `GROUPS` resolve eight bits each
+/// where longer prefixes are, and `PAGES` of 768 bytes hold the results.
+#[derive(FromZeros, Immutable)]
+#[repr(C)]
+pub struct FibStorage<
+    V,
+    const FIBS: usize,
+    const ROUTES: usize,
+    const ROOT: usize,
+    const SHORT: usize,
+    const GROUPS: usize,
+    const PAGES: usize,
+> {
+    v4_roots: Roots<FIBS, ROOT, SHORT>,
+    v6_roots: Roots<FIBS, ROOT, SHORT>,
+    groups: [Group; GROUPS],
+    pages: Aligned<[[u32; PAGE]; PAGES]>,
+    metas: [Meta; PAGES],
+    skips: [Skip; GROUPS],
+    v4_entries: [Entry<u32, V>; ROUTES],
+    v4_forks: [Fork; ROUTES],
+    v6_entries: [Entry<u128, V>; ROUTES],
+    v6_forks: [Fork; ROUTES],
+    v4_state: store::State,
+    v6_state: store::State,
+    nodes_state: node::State,
+    pages_state: pages::State,
+    state: State,
+}
+
+/// What is of the FIBs as a whole.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+struct State {
+    /// Prefixes to pass by yet, because something found no room.
+    heal: u32,
+    /// Where that goes on: the FIB, and a prefix that was passed.
+    fib: u32,
+    after_bits: u128,
+    after_length: u8,
+    /// Whether there is such a prefix, and whether it is IPv6.
+    after: bool,
+    v6: bool,
+}
+
+/// Memory in use, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// Of the prefix store.
+    pub store: usize,
+    /// Of the lookup structure: groups and blocks, and the root tables of all FIBs
+    /// that have a prefix.
+    pub lookup: usize,
+    /// Whether some lookups may end in the store for want of memory.
+    pub pressed: bool,
+}
+
+/// The FIBs in a borrowed [`FibStorage`].
+pub struct Fib<'a, V> {
+    v4: Family<'a, u32, V>,
+    v6: Family<'a, u128, V>,
+    nodes: Nodes<'a>,
+    state: &'a mut State,
+    capacity: u32,
+}
+
+impl<
+    V: Value,
+    const FIBS: usize,
+    const ROUTES: usize,
+    const ROOT: usize,
+    const SHORT: usize,
+    const GROUPS: usize,
+    const PAGES: usize,
+> FibStorage<V, FIBS, ROUTES, ROOT, SHORT, GROUPS, PAGES>
+{
+    /// Nodes resolve whole bytes, links have 24 bits, and there is a page for the
+    /// shared block.
+    const FITS: () = assert!(
+        ROUTES <= store::MAX_ENTRIES
+            && ROOT.is_power_of_two()
+            && ROOT.trailing_zeros() % 8 == 2
+            && ROOT.trailing_zeros() <= 18
+            && SHORT.is_power_of_two()
+            && SHORT <= ROOT
+            && ROOT / SHORT <= 1 << 12
+            && SHORT <= 1 << 12
+            && GROUPS < 1 << 24
+            && PAGES > 0
+            && PAGES < 1 << 22
+    );
+
+    /// The FIBs that live in this storage, as they were left.
+    pub fn fib(&mut self) -> Fib<'_, V> {
+        const { Self::FITS };
+        Fib {
+            v4: family(
+                &mut self.v4_roots,
+                Store {
+                    entries: &mut self.v4_entries,
+                    forks: &mut self.v4_forks,
+                    state: &mut self.v4_state,
+                },
+            ),
+            v6: family(
+                &mut self.v6_roots,
+                Store {
+                    entries: &mut self.v6_entries,
+                    forks: &mut self.v6_forks,
+                    state: &mut self.v6_state,
+                },
+            ),
+            nodes: Nodes {
+                groups: &mut self.groups,
+                skips: &mut self.skips,
+                state: &mut self.nodes_state,
+                pages: Pages {
+                    words: self.pages.0.as_flattened_mut(),
+                    metas: &mut self.metas,
+                    state: &mut self.pages_state,
+                },
+            },
+            state: &mut self.state,
+            capacity: u32::try_from(ROUTES).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn family<'a, B, V, const FIBS: usize, const ROOT: usize, const SHORT: usize>(
+    roots: &'a mut Roots<FIBS, ROOT, SHORT>,
+    store: Store<'a, B, V>,
+) -> Family<'a, B, V> {
+    let bits = |size: usize| u8::try_from(size.trailing_zeros()).unwrap_or(0);
+    Family {
+        store,
+        tries: &mut roots.tries,
+        roots: roots.nodes.as_flattened_mut(),
+        shorts: roots.shorts.as_flattened_mut(),
+        stride: bits(ROOT),
+        short: bits(SHORT),
+    }
+}
+
+/// The FIB of a microcontroller: 64 routes.
+pub type TinyFib<V> = FibStorage<V, 2, 64, 4, 1, 4, 4>;
+/// The FIB of an appliance: 64 k routes.
+pub type ApplianceFib<V> = FibStorage<V, 8, 65_536, 1024, 64, 8192, 1024>;
+/// The FIB of a Linux host: 1 M routes.
+pub type HostFib<V> = FibStorage<V, 16, 1_000_000, 262_144, 256, 65_536, 16_384>;

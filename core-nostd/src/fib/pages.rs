@@ -1,0 +1,261 @@
+//! Blocks of 2 to 64 results for the compressed nodes, from pages of one size class each.
+//!
+//! A page is 192 words, which every size divides: no page has a rest. A page with
+//! room is in its class's list; one that becomes empty goes back to all classes.
+//! What churn can do at worst is to leave few blocks in many pages; [`Pages::sparse`]
+//! names blocks worth moving, and whoever owns a block moves it when it passes by.
+
+use zerocopy::{FromZeros, Immutable};
+
+use super::steps;
+
+/// Words in a page.
+pub(super) const PAGE: usize = 192;
+
+/// Block sizes, in words.
+const SIZES: [u8; 11] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+
+/// The class of the smallest block for so many words.
+const CLASS_OF: [u8; 65] = {
+    let mut table = [0; 65];
+    let mut class = 0u8;
+    let mut words = 0;
+    while words < 65 {
+        if words > SIZES[class as usize] as usize {
+            class += 1;
+        }
+        table[words] = class;
+        words += 1;
+    }
+    table
+};
+
+/// A page's bookkeeping.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(super) struct Meta {
+    /// Blocks in use, a bit each.
+    used: u128,
+    /// Neighbours in the class's list of pages with room: page + 1, 0 is none.
+    next: u32,
+    previous: u32,
+    class: u8,
+}
+
+/// Bookkeeping of all pages; all zero when none was ever used.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(super) struct State {
+    /// Heads of the classes' lists, of pages with room.
+    partial: [u32; SIZES.len()],
+    /// Head of the list of empty pages.
+    empty: u32,
+    /// Pages that were ever in use.
+    touched: u32,
+    /// Pages in use.
+    in_use: u32,
+}
+
+/// The block memory.
+pub(super) struct Pages<'a> {
+    pub(super) words: &'a mut [u32],
+    pub(super) metas: &'a mut [Meta],
+    pub(super) state: &'a mut State,
+}
+
+fn size_of_class(class: u8) -> usize {
+    SIZES
+        .get(usize::from(class))
+        .map_or(64, |s| usize::from(*s))
+}
+
+impl Meta {
+    fn blocks(&self) -> u32 {
+        u32::try_from(PAGE / size_of_class(self.class)).unwrap_or(0)
+    }
+
+    fn is_full(&self) -> bool {
+        self.used.count_ones() == self.blocks()
+    }
+}
+
+impl Pages<'_> {
+    fn meta(&mut self, page: u32) -> Option<&mut Meta> {
+        steps::count();
+        self.metas.get_mut(usize::try_from(page).ok()?)
+    }
+
+    /// Pages in use.
+    pub(super) fn in_use(&self) -> u32 {
+        self.state.in_use
+    }
+
+    fn page_of(block: u32) -> u32 {
+        block / 192
+    }
+
+    /// The words that fit into this block.
+    pub(super) fn size(&mut self, block: u32) -> usize {
+        if block <= 1 {
+            return 0;
+        }
+        self.meta(Self::page_of(block))
+            .map_or(0, |meta| size_of_class(meta.class))
+    }
+
+    /// A block for so many words (at most 64), not cleared.
+    pub(super) fn allocate(&mut self, words: usize, everywhere: u32) -> Option<u32> {
+        self.share(everywhere);
+        let class = *CLASS_OF.get(words)?;
+        let head = *self.state.partial.get(usize::from(class))?;
+        let page = match head.checked_sub(1) {
+            Some(page) => page,
+            None => self.new_page(class)?,
+        };
+        let meta = self.meta(page)?;
+        let index = (!meta.used).trailing_zeros();
+        meta.used |= 1u128.checked_shl(index)?;
+        if meta.is_full() {
+            self.unlist(page);
+        }
+        let offset = usize::try_from(index).ok()? * size_of_class(class);
+        Some(page * 192 + u32::try_from(offset).ok()?)
+    }
+
+    /// Makes sure that the shared block is there.
+    pub(super) fn share(&mut self, everywhere: u32) {
+        if self.state.touched == 0 {
+            let _ = self.begin(everywhere);
+        }
+    }
+
+    /// Makes the shared block, the first of the first page.
+    fn begin(&mut self, everywhere: u32) -> Option<()> {
+        let page = self.new_page(0)?;
+        self.meta(page)?.used = 1;
+        *self.words.get_mut(1)? = everywhere;
+        Some(())
+    }
+
+    fn new_page(&mut self, class: u8) -> Option<u32> {
+        let page = match self.state.empty.checked_sub(1) {
+            Some(page) => {
+                self.state.empty = self.meta(page)?.next;
+                page
+            }
+            None => {
+                let page = self.state.touched;
+                self.meta(page)?;
+                self.state.touched += 1;
+                page
+            }
+        };
+        *self.meta(page)? = Meta {
+            used: 0,
+            next: 0,
+            previous: 0,
+            class,
+        };
+        self.state.in_use += 1;
+        self.list(page);
+        Some(page)
+    }
+
+    /// Puts a page at the end that allocations do not take from first, if there is another.
+    fn list(&mut self, page: u32) {
+        let Some(class) = self.meta(page).map(|meta| usize::from(meta.class)) else {
+            return;
+        };
+        let head = self.state.partial.get(class).copied().unwrap_or(0);
+        // Behind the head: what fills up goes on doing so, what drains goes on too.
+        let after = match head.checked_sub(1).and_then(|head| self.meta(head)) {
+            None => 0,
+            Some(first) => core::mem::replace(&mut first.next, page + 1),
+        };
+        if let Some(meta) = self.meta(page) {
+            meta.previous = head;
+            meta.next = after;
+        }
+        if let Some(after) = after.checked_sub(1).and_then(|after| self.meta(after)) {
+            after.previous = page + 1;
+        }
+        if head == 0
+            && let Some(head) = self.state.partial.get_mut(class)
+        {
+            *head = page + 1;
+        }
+    }
+
+    fn unlist(&mut self, page: u32) {
+        let Some(meta) = self.meta(page) else { return };
+        let (next, previous, class) = (meta.next, meta.previous, usize::from(meta.class));
+        (meta.next, meta.previous) = (0, 0);
+        match previous.checked_sub(1) {
+            Some(previous) => {
+                if let Some(meta) = self.meta(previous) {
+                    meta.next = next;
+                }
+            }
+            None => {
+                if let Some(head) = self.state.partial.get_mut(class) {
+                    *head = next;
+                }
+            }
+        }
+        if let Some(meta) = next.checked_sub(1).and_then(|next| self.meta(next)) {
+            meta.previous = previous;
+        }
+    }
+
+    /// Gives a block back.
+    pub(super) fn free(&mut self, block: u32) {
+        if block <= 1 {
+            return;
+        }
+        let page = Self::page_of(block);
+        let Some(meta) = self.meta(page) else { return };
+        let was_full = meta.is_full();
+        let offset = usize::try_from(block % 192).unwrap_or(0);
+        let index = offset / size_of_class(meta.class);
+        meta.used &= !(1u128 << (index & 127));
+        let empty = meta.used == 0;
+        if was_full {
+            self.list(page);
+        }
+        if empty {
+            self.unlist(page);
+            let next = self.state.empty;
+            if let Some(meta) = self.meta(page) {
+                meta.next = next;
+                self.state.empty = page + 1;
+                self.state.in_use -= 1;
+            }
+        }
+    }
+
+    /// Whether moving this block would help to empty its page: the page is less
+    /// than half full, and another one of its class has room.
+    pub(super) fn sparse(&mut self, block: u32) -> bool {
+        if block <= 1 {
+            return false;
+        }
+        let Some(meta) = self.meta(Self::page_of(block)) else {
+            return false;
+        };
+        meta.previous != 0 && meta.used.count_ones() * 2 <= meta.blocks()
+    }
+
+    /// The words of a block.
+    pub(super) fn words(&self, block: u32, count: usize) -> &[u32] {
+        steps::count();
+        let start = usize::try_from(block).unwrap_or(usize::MAX);
+        let end = start.saturating_add(count);
+        self.words.get(start..end).unwrap_or_default()
+    }
+
+    /// The words of a block, to write.
+    pub(super) fn words_mut(&mut self, block: u32, count: usize) -> &mut [u32] {
+        steps::count();
+        let start = usize::try_from(block).unwrap_or(usize::MAX);
+        let end = start.saturating_add(count);
+        self.words.get_mut(start..end).unwrap_or_default()
+    }
+}
