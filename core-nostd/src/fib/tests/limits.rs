@@ -1,1 +1,223 @@
-//! Limits.
+//! Full tables, fragmentation, and sets made to need the most memory.
+
+use super::*;
+
+type Tiny = TinyFib<u32>;
+
+/// Distinct long prefixes that share as little as they can.
+fn spread(number: u32) -> u32 {
+    number.reverse_bits()
+}
+
+#[test]
+fn the_longest_prefix_wins() {
+    let mut storage = boxed::<Tiny>();
+    let mut fib = storage.fib();
+    for (value, text) in (1..).zip(["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32"]) {
+        assert_eq!(fib.insert(0, v4(text), value), Ok(None));
+    }
+    let look = |text: &str| fib.lookup(0, v4(text).bits);
+    assert_eq!(look("10.1.2.3/32"), 4);
+    assert_eq!(look("10.1.2.4/32"), 3);
+    assert_eq!(look("10.2.2.4/32"), 2);
+    assert_eq!(look("11.2.2.4/32"), 1);
+    assert_eq!(fib.lookup(1, v4("10.1.2.3/32").bits), 0, "another FIB");
+    assert_eq!(fib.lookup(0, v6("a01:203::/128").bits), 0, "another family");
+    assert_eq!(fib.lookup(7, 0u32), 0, "no such FIB");
+}
+
+#[test]
+fn an_address_that_leaves_a_skipped_stretch_gets_what_covers_it() {
+    let mut storage = boxed::<ApplianceFib<u32>>();
+    let mut fib = storage.fib();
+    let texts = [
+        "fd00::/18",
+        "fd00::/96",
+        "fd00::1:2:3:4/128",
+        "fd00::1:2:3:5/128",
+    ];
+    for (value, text) in (1..).zip(texts) {
+        assert_eq!(fib.insert(0, v6(text), value), Ok(None));
+    }
+    assert_eq!(fib.lookup(0, v6("fd00::1:2:3:5/128").bits), 4);
+    assert_eq!(fib.lookup(0, v6("fd00::1:2:3:6/128").bits), 1);
+    assert_eq!(fib.lookup(0, v6("fd00::9/128").bits), 2);
+    assert_eq!(fib.lookup(0, v6("fd00:1::9/128").bits), 1);
+    assert_eq!(fib.lookup(0, v6("fe00::9/128").bits), 0);
+}
+
+#[test]
+fn a_full_table_refuses_and_changes_nothing() {
+    let mut storage = boxed::<Tiny>();
+    let mut fib = storage.fib();
+    // The families share the capacity.
+    for number in 0..32 {
+        assert_eq!(fib.insert(0, Prefix::host(spread(number)), 1), Ok(None));
+        let six = Prefix::host(u128::from(spread(number)) << 96);
+        assert_eq!(fib.insert(1, six, 2), Ok(None));
+    }
+    assert_eq!((fib.len(), fib.room(), fib.capacity()), (64, 0, 64));
+    let (four, six) = (all::<u32>(&fib, 0), all::<u128>(&fib, 1));
+    assert_eq!(fib.insert(0, v4("1.2.3.0/24"), 9), Err(Full));
+    assert_eq!(fib.insert(1, v6("::/0"), 9), Err(Full));
+    assert_eq!((all::<u32>(&fib, 0), all::<u128>(&fib, 1)), (four, six));
+    assert_eq!(fib.lookup(0, v4("1.2.3.4/32").bits), 0);
+    assert_eq!(fib.lookup(1, 1u128), 0);
+    assert_eq!(fib.insert(0, Prefix::host(spread(5)), 7), Ok(Some(1)));
+    assert_eq!(fib.remove(0, Prefix::host(spread(6))), Some(1));
+    assert_eq!(fib.insert(0, v4("1.2.3.0/24"), 9), Ok(None));
+    assert_eq!(fib.lookup(0, v4("1.2.3.4/32").bits), 9);
+}
+
+#[test]
+fn there_is_no_such_fib_behind_the_last() {
+    let mut storage = boxed::<Tiny>();
+    let mut fib = storage.fib();
+    assert_eq!(fib.insert(2, v4("0.0.0.0/0"), 1), Err(Full));
+    assert_eq!(fib.remove(2, v4("0.0.0.0/0")), None);
+    assert!(fib.is_empty() && fib.next::<u32>(2, None).is_none());
+}
+
+#[test]
+fn a_value_can_be_changed_in_place() {
+    #[derive(Clone, Copy, PartialEq, Debug, FromZeros, Immutable)]
+    struct Marked {
+        code: u32,
+        generation: u8,
+    }
+    impl Value for Marked {
+        fn code(&self) -> u32 {
+            self.code
+        }
+    }
+    let mut storage = boxed::<TinyFib<Marked>>();
+    let mut fib = storage.fib();
+    let at = v4("10.0.0.0/8");
+    fib.insert(
+        0,
+        at,
+        Marked {
+            code: 3,
+            generation: 0,
+        },
+    )
+    .unwrap();
+    fib.get_mut(0, at).unwrap().generation = 9;
+    assert_eq!(fib.get(0, at).unwrap().generation, 9);
+    assert_eq!(fib.lookup(0, at.bits), 3);
+    assert!(fib.get_mut(0, v4("10.0.0.0/9")).is_none());
+}
+
+/// Fills a table to its last entry with what needs the most nodes, over and over,
+/// in orders that leave holes of every kind.
+fn fill_and_churn<const ROUTES: usize, const GROUPS: usize, const PAGES: usize>(length: u8) {
+    let mut storage = boxed::<FibStorage<u32, 1, ROUTES, 1024, 64, GROUPS, PAGES>>();
+    let mut fib = storage.fib();
+    let mut random = Random(11);
+    let count = u32::try_from(ROUTES).unwrap();
+    let at = |number: u32| prefix(spread(number) ^ number << 3, length);
+    for round in 1..4 {
+        for number in 0..count {
+            let value = 1 + (number ^ round) % 250;
+            assert_eq!(fib.insert(0, at(number), value), Ok(None), "{number}");
+        }
+        assert_eq!(fib.room(), 0);
+        for number in 0..count {
+            let found = fib.lookup(0, at(number).bits);
+            assert_eq!(found, 1 + (number ^ round) % 250, "{number}");
+        }
+        // Half of them go, each second, then what is left in random order.
+        for number in (0..count).step_by(2) {
+            assert!(fib.remove(0, at(number)).is_some());
+        }
+        let mut left: Vec<u32> = (0..count).skip(1).step_by(2).collect();
+        while !left.is_empty() {
+            let number = left.swap_remove(usize::try_from(random.next()).unwrap() % left.len());
+            assert!(fib.remove(0, at(number)).is_some());
+            assert_eq!(fib.lookup(0, at(number).bits), 0);
+        }
+        fib.nodes.check_empty();
+    }
+}
+
+#[test]
+fn capacity_is_promised_whatever_the_lookup_structure_needs() {
+    // Each of these needs a group and blocks of its own: there is not nearly room.
+    fill_and_churn::<5000, 40, 4>(32);
+    fill_and_churn::<5000, 40, 4>(26);
+    // And here there is.
+    fill_and_churn::<5000, 5000, 400>(32);
+}
+
+#[test]
+fn what_found_no_room_gets_it_when_there_is_some() {
+    let mut storage = boxed::<FibStorage<u32, 1, 4000, 1024, 64, 64, 8>>();
+    let mut fib = storage.fib();
+    let at = |number: u32| prefix(spread(number), 24);
+    for number in 0..4000 {
+        assert_eq!(fib.insert(0, at(number), 1 + number % 250), Ok(None));
+    }
+    assert!(fib.usage().pressed);
+    for number in 20..4000 {
+        fib.remove(0, at(number));
+    }
+    fib.heal(u32::MAX);
+    assert!(!fib.usage().pressed, "room, but still pressed");
+    let before = steps::so_far();
+    for number in 0..20 {
+        assert_eq!(fib.lookup(0, at(number).bits), 1 + number % 250);
+    }
+    // Each is alone behind its slot, so the store is asked for that one.
+    assert!(steps::so_far() - before <= 20 * 4, "still from the store's root");
+}
+
+#[test]
+fn moving_blocks_out_of_sparse_pages_makes_room() {
+    const PAGES: usize = 40;
+    let mut storage = boxed::<FibStorage<u32, 1, 60_000, 1024, 64, 64, PAGES>>();
+    let mut fib = storage.fib();
+    // Blocks of two fill all pages ...
+    let count = u32::try_from((PAGES - 1) * 96).unwrap();
+    let two = |number: u32| prefix(spread(number), 16);
+    let wide = |number: u32| v4("0.0.0.0/0").bits | number << 22;
+    for number in 0..1024 {
+        fib.insert(0, prefix(wide(number), 11), 1 + number % 2)
+            .unwrap();
+    }
+    for number in 0..count.min(1 << 10) {
+        fib.insert(0, two(number), 3 + number % 2).unwrap();
+    }
+    // ... and most go, so that each page keeps a few.
+    for number in (0..count.min(1 << 10)).filter(|number| number % 8 != 0) {
+        fib.remove(0, two(number));
+    }
+    // Now blocks of 64 are wanted.
+    for number in 0..64 * 60 {
+        let at = prefix(0x0400_0000 + (number << 16), 16);
+        fib.insert(0, at, 1 + number % 200).unwrap();
+    }
+    fib.heal(u32::MAX);
+    fib.heal(u32::MAX);
+    for number in 0..64 * 60 {
+        let at = 0x0400_0000 + (number << 16);
+        assert_eq!(fib.lookup(0, at), 1 + number % 200);
+    }
+    assert!(!fib.usage().pressed);
+}
+
+#[test]
+fn sizes_are_known_and_stay_within_their_targets() {
+    let sizes = [
+        ("Tiny", size_of::<TinyFib<u64>>(), 16 << 10),
+        ("Appliance", size_of::<ApplianceFib<u64>>(), 8 << 20),
+        ("Host", size_of::<HostFib<u64>>(), 224 << 20),
+    ];
+    for (name, bytes, limit) in sizes {
+        std::println!("{name}: {bytes} bytes");
+        assert!(bytes <= limit, "{name} has grown to {bytes} bytes");
+    }
+    // An IPv4 prefix with a value of eight bytes.
+    #[derive(Clone, Copy, FromZeros, Immutable)]
+    struct Route([u16; 4]);
+    assert!(size_of::<Entry<u32, Route>>() + size_of::<Fork>() <= 24);
+}

@@ -1,1 +1,113 @@
-//! Work.
+//! Bounded work: places in memory that operations visit, on sets made to be the worst.
+
+use super::*;
+
+/// Places that one lookup may visit: root and result, a group's four for each
+/// further byte, and the store's forks twice.
+const LOOKUP_V4: u64 = 2 + 3 * 2 + 2 * 66;
+const LOOKUP_V6: u64 = 2 + 3 * 14 + 2 * 258;
+/// Places that one update may visit; measured, with what one stride can hold.
+const UPDATE: u64 = 16_000;
+
+struct Worst {
+    lookup: u64,
+    update: u64,
+}
+
+fn counted<T>(worst: &mut u64, run: impl FnOnce() -> T) -> T {
+    let before = steps::so_far();
+    let result = run();
+    *worst = (*worst).max(steps::so_far() - before);
+    result
+}
+
+fn churn<B: Address>(fib: &mut Fib<'_, u32>, set: &[Prefix<B>], probes: &[Prefix<B>]) -> Worst {
+    let mut worst = Worst {
+        lookup: 0,
+        update: 0,
+    };
+    let mut random = Random(3);
+    for at in set {
+        let value = 1 + u32::try_from(random.below(200)).unwrap();
+        counted(&mut worst.update, || fib.insert(0, *at, value)).unwrap();
+    }
+    for at in probes {
+        for value in [1000, 1001] {
+            counted(&mut worst.update, || fib.insert(0, *at, value)).unwrap();
+        }
+        counted(&mut worst.update, || fib.remove(0, *at));
+    }
+    for at in set {
+        for bit in 0..B::WIDTH {
+            let address = B::from_wide(at.bits.wide() ^ 1 << (127 - bit));
+            counted(&mut worst.lookup, || fib.lookup(0, address));
+        }
+    }
+    for at in set {
+        counted(&mut worst.update, || fib.remove(0, *at));
+    }
+    worst
+}
+
+/// A chain of all lengths, each with a neighbour that parts from it at its last bit:
+/// the deepest trie that there is.
+fn ladder<B: Bits>(address: u128) -> Vec<Prefix<B>> {
+    let lengths = 0..=B::WIDTH;
+    let at = |length| {
+        prefix(
+            B::from_wide(address >> (128 - B::WIDTH) << (128 - B::WIDTH)),
+            length,
+        )
+    };
+    let beside = (1..=B::WIDTH).map(move |length| {
+        let bits = at(length).bits.wide() ^ 1 << (128 - length);
+        prefix(B::from_wide(bits), length)
+    });
+    lengths.map(at).chain(beside).collect()
+}
+
+/// Every slot of the strides that a short prefix covers, with longer ones behind.
+fn dense(count: u32) -> Vec<Prefix<u32>> {
+    let mut set = Vec::new();
+    for number in 0..count {
+        let base = 0x0a00_0000 + (number << 8);
+        set.push(prefix(base, 24));
+        set.push(prefix(base | 0x11, 32));
+        set.push(prefix(base | 0x91, 31));
+    }
+    set
+}
+
+fn probes<B: Bits>(address: u128) -> Vec<Prefix<B>> {
+    let at = |length| prefix(B::from_wide(address), length);
+    (0..=B::WIDTH).map(at).collect()
+}
+
+#[test]
+fn lookups_and_updates_visit_a_bounded_number_of_places() {
+    fn sets<const ROOT: usize, const SHORT: usize, const GROUPS: usize, const PAGES: usize>() {
+        let mut storage = boxed::<FibStorage<u32, 1, 20_000, ROOT, SHORT, GROUPS, PAGES>>();
+        let mut fib = storage.fib();
+        let address = 0x0a00_0000 << 96;
+        let v4_probes = probes::<u32>(address);
+        let four = churn(&mut fib, &ladder::<u32>(address), &v4_probes);
+        let packed = churn(&mut fib, &dense(2048), &v4_probes);
+        let wide = address | 0x0123_4567_89ab_cdef;
+        let six = churn(&mut fib, &ladder::<u128>(wide), &probes::<u128>(address));
+        let (lookup_v4, lookup_v6) = (four.lookup.max(packed.lookup), six.lookup);
+        let update = four.update.max(packed.update).max(six.update);
+        std::println!(
+            "{ROOT} roots, {GROUPS} groups: lookups visit at most {lookup_v4} and {lookup_v6} places, \
+             updates {} and {} and {}",
+            four.update,
+            packed.update,
+            six.update
+        );
+        assert!(lookup_v4 <= LOOKUP_V4 && lookup_v6 <= LOOKUP_V6);
+        assert!(update <= UPDATE, "{update}");
+    }
+    sets::<262_144, 256, 10_000, 1000>();
+    sets::<1024, 64, 10_000, 1000>();
+    sets::<1024, 64, 20, 2>();
+    sets::<4, 1, 4, 1>();
+}

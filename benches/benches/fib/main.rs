@@ -1,0 +1,266 @@
+//! The FIB beside other longest-prefix matchers: the same seeded routes and keys,
+//! rounds interleaved, medians.
+//!
+//! `cargo bench -p culvert-benches --bench fib -- [ipv4|ipv6] [ROUTES] [rounds=N]`.
+//! With `--features peer-dpdk` also DPDK's rte_lpm and rte_lpm6, in a process of their own.
+#![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
+
+mod contenders;
+#[cfg(feature = "peer-dpdk")]
+mod dpdk;
+mod routes;
+
+use std::time::{Duration, Instant};
+
+use nix::time::ClockId;
+
+use contenders::{Culvert, IpNetworkTable, Iptrie, PoptrieCrate, PrefixTrie, Table};
+use routes::{Draw, Key, Random, Route, answers, keys, routes};
+
+/// Keys in a round: more than what caches hold of the large tables.
+const KEYS: usize = 1 << 20;
+/// Removals, each followed by an insertion of the same, that updates are measured by.
+const UPDATES: usize = 50_000;
+
+/// What is measured of a table.
+struct Figures {
+    name: &'static str,
+    /// Nanoseconds a lookup: random, skewed, dependent.
+    lookups: [Vec<f64>; 3],
+    wrong: usize,
+    resident: usize,
+    memory: Option<String>,
+    updates: Option<(f64, f64)>,
+}
+
+struct Options {
+    family: Option<String>,
+    size: Option<usize>,
+    rounds: usize,
+    lookups: Option<usize>,
+}
+
+fn main() {
+    let mut options = Options {
+        family: None,
+        size: None,
+        rounds: 9,
+        lookups: None,
+    };
+    for argument in std::env::args().skip(1) {
+        if let Some(rounds) = argument.strip_prefix("rounds=") {
+            options.rounds = rounds.parse().expect("rounds=N");
+        } else if let Some(count) = argument.strip_prefix("lookups=") {
+            options.lookups = Some(count.parse().expect("lookups=N"));
+        } else if let Ok(size) = argument.parse() {
+            options.size = Some(size);
+        } else if argument.starts_with("ipv") {
+            options.family = Some(argument);
+        }
+    }
+    if let Some(count) = options.lookups {
+        return lookups(&options, count);
+    }
+    family::<u32>(&options, v4_tables);
+    family::<u128>(&options, v6_tables);
+}
+
+/// Only culvert's lookups, so many, for a count of instructions: that of two runs
+/// with different numbers of lookups differs by what those take.
+fn lookups(options: &Options, count: usize) {
+    fn run<K: Key>(mut table: impl Table<K>, size: usize, count: usize) {
+        let routes = routes::<K>(size);
+        let keys = keys(&routes, Draw::Random, 1 << 16);
+        for (bits, length, next_hop) in &routes {
+            table.insert(*bits, *length, *next_hop);
+        }
+        let mut found = vec![0; keys.len()];
+        for _ in 0..count >> 16 {
+            table.many(&keys, &mut found);
+        }
+        std::hint::black_box(found);
+    }
+    let size = options.size.unwrap_or(10_000);
+    match options.family.as_deref() {
+        Some("ipv6") => run::<u128>(Culvert::<262_144, 256>::new(), size, count),
+        Some("ipv4-16") => run::<u32>(Culvert::<1024, 64>::new(), size, count),
+        _ => run::<u32>(Culvert::<262_144, 256>::new(), size, count),
+    }
+}
+
+fn v4_tables() -> Vec<Box<dyn Table<u32>>> {
+    let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 20);
+    vec![
+        Box::new(Culvert::<262_144, 256>::new()),
+        Box::new(Culvert::<1024, 64>::new()),
+        Box::new(PoptrieCrate(poptrie::Poptrie::new())),
+        Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
+        Box::new(PrefixTrie::<ipnet::Ipv4Net>(prefix_trie::PrefixMap::new())),
+        Box::new(Iptrie::<iptrie::Ipv4Prefix>(Some(map), None)),
+    ]
+}
+
+fn v6_tables() -> Vec<Box<dyn Table<u128>>> {
+    let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 18);
+    vec![
+        Box::new(Culvert::<262_144, 256>::new()),
+        Box::new(Culvert::<1024, 64>::new()),
+        Box::new(PoptrieCrate(poptrie::Poptrie::new())),
+        Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
+        Box::new(PrefixTrie::<ipnet::Ipv6Net>(prefix_trie::PrefixMap::new())),
+        Box::new(Iptrie::<iptrie::Ipv6Prefix>(Some(map), None)),
+    ]
+}
+
+fn family<K: Key>(options: &Options, tables: fn() -> Vec<Box<dyn Table<K>>>) {
+    let wanted = options.family.as_deref();
+    if wanted.is_some_and(|family| !family.eq_ignore_ascii_case(K::NAME)) {
+        return;
+    }
+    for size in K::SIZES {
+        if options.size.is_none_or(|wanted| wanted == *size) {
+            let figures = measure(*size, tables(), options.rounds);
+            report::<K>(*size, &figures);
+        }
+    }
+}
+
+fn measure<K: Key>(size: usize, tables: Vec<Box<dyn Table<K>>>, rounds: usize) -> Vec<Figures> {
+    let routes = routes::<K>(size);
+    let random = keys(&routes, Draw::Random, KEYS);
+    let skewed = keys(&routes, Draw::Skewed, KEYS);
+    let right = answers(&routes, &random);
+    #[cfg(feature = "peer-dpdk")]
+    let mut peer = dpdk::Peer::start(&routes, [&random, &skewed], &right);
+    let mut found = vec![0; KEYS];
+    let mut measured = Vec::new();
+    for mut table in tables {
+        let before = resident();
+        for (bits, length, next_hop) in &routes {
+            table.insert(*bits, *length, *next_hop);
+        }
+        table.ready();
+        table.many(&random, &mut found);
+        let figures = Figures {
+            name: table.name(),
+            lookups: Default::default(),
+            wrong: wrong(&found, &right),
+            resident: resident().saturating_sub(before),
+            memory: table.memory(),
+            updates: None,
+        };
+        measured.push((table, figures));
+    }
+    for _ in 0..rounds {
+        for (table, figures) in &mut measured {
+            let [by_random, by_skewed, by_chain] = &mut figures.lookups;
+            by_random.push(time(KEYS, || table.many(&random, &mut found)));
+            by_skewed.push(time(KEYS, || table.many(&skewed, &mut found)));
+            by_chain.push(time(KEYS / 4, || {
+                std::hint::black_box(table.chain(&random[..KEYS / 4]));
+            }));
+        }
+        #[cfg(feature = "peer-dpdk")]
+        peer.round();
+    }
+    for (table, figures) in &mut measured {
+        if table.can_update() {
+            figures.updates = Some(updates(table.as_mut(), &routes));
+            // What was taken out and put back is as it was.
+            table.many(&random, &mut found);
+            figures.wrong += wrong(&found, &right);
+        }
+    }
+    let figures = measured.into_iter().map(|(_, figures)| figures);
+    #[cfg(feature = "peer-dpdk")]
+    let figures = figures.chain(peer.finish());
+    figures.collect()
+}
+
+fn wrong(found: &[u32], right: &[u32]) -> usize {
+    found.iter().zip(right).filter(|(a, b)| a != b).count()
+}
+
+fn time(count: usize, run: impl FnOnce()) -> f64 {
+    let began = on_cpu();
+    run();
+    nanoseconds(on_cpu() - began) / f64::from(u32::try_from(count).expect("32 bits"))
+}
+
+/// The processor's time that this process has had: what others take is not counted.
+fn on_cpu() -> Duration {
+    let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    clock.now().expect("every kernel has this clock").into()
+}
+
+fn nanoseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
+
+/// Nanoseconds an update of the processor's time, and the 99.9th percentile of single
+/// ones by the clock on the wall.
+fn updates<K: Key>(table: &mut dyn Table<K>, routes: &[Route<K>]) -> (f64, f64) {
+    let mut random = Random(7);
+    // Tables that need milliseconds get fewer.
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut single = Vec::with_capacity(2 * UPDATES);
+    let mut count = 0;
+    let began = on_cpu();
+    while count < UPDATES && Instant::now() < end {
+        for _ in 0..50 {
+            let (bits, length, next_hop) = routes[random.below(routes.len())];
+            table.remove(bits, length);
+            table.insert(bits, length, next_hop);
+        }
+        count += 50;
+    }
+    let mean = nanoseconds(on_cpu() - began) / f64::from(u32::try_from(2 * count).expect("32 bits"));
+    for _ in 0..count {
+        let (bits, length, next_hop) = routes[random.below(routes.len())];
+        let began = Instant::now();
+        table.remove(bits, length);
+        let middle = Instant::now();
+        table.insert(bits, length, next_hop);
+        single.push(nanoseconds(middle - began));
+        single.push(nanoseconds(middle.elapsed()));
+    }
+    single.sort_by(f64::total_cmp);
+    (mean, single[single.len() - 1 - single.len() / 1000])
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("a number of pages") * 4096
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A table of medians, with what each takes of the first one's time as a ratio.
+fn report<K: Key>(size: usize, figures: &[Figures]) {
+    println!("\n{} {size} routes: ns a lookup (times culvert's), medians", K::NAME);
+    println!(
+        "  {:<18}{:>17}{:>17}{:>17}{:>12}{:>11}{:>10}{:>8}",
+        "", "random", "skewed", "dependent", "ns/update", "p99.9 µs", "B/prefix", "wrong"
+    );
+    let ours: Vec<f64> = figures[0].lookups.iter().map(|v| median(v)).collect();
+    for line in figures {
+        print!("  {:<18}", line.name);
+        for (values, ours) in line.lookups.iter().zip(&ours) {
+            let median = median(values);
+            let text = format!("{median:.2} ({:.2})", median / ours);
+            print!("{:>17}", if median.is_nan() { "-".to_owned() } else { text });
+        }
+        match line.updates {
+            Some((mean, worst)) => print!("{mean:>12.0}{:>11.1}", worst / 1000.0),
+            None => print!("{:>12}{:>11}", "-", "-"),
+        }
+        let memory = line.memory.as_deref().unwrap_or("");
+        println!("{:>10}{:>8}  {memory}", line.resident / size, line.wrong);
+    }
+}
