@@ -166,9 +166,7 @@ pub(super) fn peer<'f, 'b>(
 ) -> Result<Ip<'f, 'b, Admitted>, Exit> {
     let (id, peer) = opened.peer;
     let src = packet.src();
-    let next_hop = tables
-        .route(opened.network, src)
-        .map(|route| route.next_hop);
+    let next_hop = tables.route(opened.network, src);
     let routes_back = matches!(next_hop, Some(NextHop::Peer { peer, .. }) if peer == id);
     let known = routes_back || peer.node_addresses.has(src);
     if !known || is_link_local(src) || !may_be_source(opened.network, src) {

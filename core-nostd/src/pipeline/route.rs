@@ -54,8 +54,8 @@ pub(super) fn lookup<'f, 'b, 't>(
     if !ip::is_host(packet.dst()) || guard::is_link_local(packet.dst()) {
         return Err(no_route());
     }
-    let route = tables.route(network, packet.dst()).ok_or_else(no_route)?;
-    let hop = match route.next_hop {
+    let next_hop = tables.route(network, packet.dst()).ok_or_else(no_route)?;
+    let hop = match next_hop {
         NextHop::Blackhole => {
             return Err(DropReason::Blackhole.with(Error::HostUnreachable));
         }

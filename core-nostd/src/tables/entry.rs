@@ -103,7 +103,6 @@ pub(crate) struct NetworkEntry {
     pub(crate) underlay: PortId,
     pub(crate) has_host: bool,
     pub(crate) host: PortId,
-    pub(crate) route_roots: Roots,
     pub(crate) peer_roots: Roots,
     /// Ports, peers and routes that are in this network.
     pub(crate) references: u32,

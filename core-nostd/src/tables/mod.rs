@@ -9,6 +9,7 @@ pub(crate) mod error;
 pub(crate) mod lpm;
 mod read;
 mod room;
+pub(crate) mod routes;
 pub(crate) mod storage;
 pub(crate) mod sync;
 mod update;
@@ -19,9 +20,10 @@ use crate::addr::Key;
 use crate::channel::{Encap, NextHop};
 use crate::neighbors::Neighbors;
 use crate::{NetworkId, PeerId, PortId, Vni};
-use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole, RouteEntry};
+use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use lpm::Lpm;
 use room::Used;
+use routes::Routes;
 use sync::Progress;
 
 /// The tables as the code sees them.
@@ -29,8 +31,8 @@ pub(crate) struct Tables<'a> {
     pub(crate) networks: &'a mut [NetworkEntry],
     pub(crate) ports: &'a mut [PortEntry],
     pub(crate) peers: &'a mut [PeerEntry],
-    /// (network, prefix) → next hop; the roots are in the networks.
-    pub(crate) routes: Lpm<'a, RouteEntry>,
+    /// (network, prefix) → next hop.
+    pub(crate) routes: Routes<'a>,
     /// (network, underlay address) → peer; the roots are in the networks.
     pub(crate) peers_by_underlay: Lpm<'a, PeerId>,
     /// (raw port, address on its link) → MAC address.
@@ -109,8 +111,7 @@ impl Tables<'_> {
         let mut known = None;
         let networks = self.networks.iter();
         for network in networks.filter(|n| n.present && n.underlay == port) {
-            let Some(NextHop::Peer { peer: id, .. }) = self.route(network, src).map(|r| r.next_hop)
-            else {
+            let Some(NextHop::Peer { peer: id, .. }) = self.route(network, src) else {
                 continue;
             };
             let Some(peer) = self.peer(id) else {
@@ -124,10 +125,10 @@ impl Tables<'_> {
         known
     }
 
-    /// The route with the longest prefix that holds `address`.
-    pub(crate) fn route(&self, network: &NetworkEntry, address: IpAddr) -> Option<&RouteEntry> {
-        let key = Key::host(address);
-        self.routes.lookup(network.route_roots.of(key), key)
+    /// The next hop of the longest prefix that holds `address`.
+    #[inline]
+    pub(crate) fn route(&self, network: &NetworkEntry, address: IpAddr) -> Option<NextHop> {
+        self.routes.lookup(network.id, address)
     }
 
     /// Whether this is the underlay address of a node (this one or a peer) in any network.

@@ -153,13 +153,13 @@ impl Tables<'_> {
             Some((network, prefix)) => (network.index(), Some(prefix.key())),
         };
         let networks = (0..=u16::MAX).zip(self.networks.iter()).skip(first);
-        for (id, network) in networks.filter(|(_, network)| network.present) {
+        for (id, _) in networks.filter(|(_, network)| network.present) {
             let from = if usize::from(id) == first {
                 from.take()
             } else {
                 None
             };
-            if let Some((key, route)) = network.route_roots.next(&self.routes, from) {
+            if let Some((key, route)) = self.routes.next(NetworkId(id), from) {
                 return Some(Owned {
                     owner: route.owner,
                     entry: Route {

@@ -7,7 +7,9 @@ use super::Tables;
 use super::entry::{NetworkEntry, PeerEntry, PortEntry, RouteEntry};
 use super::lpm::{Arena, Lpm, Node};
 use super::room::Used;
+use super::routes::Routes;
 use super::sync::Progress;
+use crate::fib::FibStorage;
 use crate::gateway::{Gateway, State};
 use crate::neighbors::{BUCKET, Entry, Head, Neighbors, Slot};
 use crate::{Counter, PeerId};
@@ -15,7 +17,7 @@ use crate::{Counter, PeerId};
 /// The memory of one gateway: all its tables, for this many networks, ports
 /// (endpoints among them), peers and routes (an endpoint's addresses among them),
 /// and for raw Ethernet ports this many neighbors on their links and packets that
-/// wait for one.
+/// wait for one. The others size the FIB's lookup structure; see [`FibStorage`].
 ///
 /// All-zero memory is an empty storage. Small ones can be made with
 /// [`Storage::new`]; large ones belong in a zeroed allocation
@@ -29,12 +31,15 @@ pub struct Storage<
     const ROUTES: usize,
     const NEIGHBORS: usize = 8,
     const WAITING: usize = 2,
+    const ROOT: usize = 4,
+    const SHORT: usize = 1,
+    const GROUPS: usize = 4,
+    const PAGES: usize = 4,
 > {
     networks: [NetworkEntry; NETWORKS],
     ports: [PortEntry; PORTS],
     peers: [PeerEntry; PEERS],
-    routes: [[Node<RouteEntry>; 2]; ROUTES],
-    routes_arena: Arena,
+    routes: FibStorage<RouteEntry, NETWORKS, ROUTES, ROOT, SHORT, GROUPS, PAGES>,
     peers_by_underlay: [[Node<PeerId>; 2]; PEERS],
     peers_arena: Arena,
     neighbors: [[Entry; 2]; NEIGHBORS],
@@ -49,10 +54,10 @@ pub struct Storage<
 /// For a microcontroller: a handful of pods.
 pub type Tiny = Storage<2, 8, 8, 64, 8, 1>;
 /// For an appliance or a SmartNIC.
-pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64>;
-/// For a Linux host. 1 M routes are an allocation of some 120 MB of which only
+pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64, 1024, 64, 8192, 1024>;
+/// For a Linux host. 1 M routes are an allocation of some 220 MB of which only
 /// what is used is ever touched.
-pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16>;
+pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16, 262_144, 256, 65_536, 16_384>;
 
 /// How many entries the tables can hold.
 #[derive(
@@ -76,7 +81,11 @@ impl<
     const ROUTES: usize,
     const NEIGHBORS: usize,
     const WAITING: usize,
-> Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING>
+    const ROOT: usize,
+    const SHORT: usize,
+    const GROUPS: usize,
+    const PAGES: usize,
+> Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, GROUPS, PAGES>
 {
     /// Ids are 16 bits wide, as are the places of neighbors and their slots, and a
     /// link in the arenas 32. Neighbors fill buckets.
@@ -85,7 +94,6 @@ impl<
             && NETWORKS <= 1 << 16
             && PORTS <= 1 << 16
             && PEERS <= 1 << 16
-            && ROUTES < 1 << 30
             && NEIGHBORS > 0
             && NEIGHBORS <= 1 << 15
             && (NEIGHBORS * 2).is_multiple_of(BUCKET)
@@ -105,10 +113,7 @@ impl<
                 networks: &mut self.networks,
                 ports: &mut self.ports,
                 peers: &mut self.peers,
-                routes: Lpm {
-                    nodes: self.routes.as_flattened_mut(),
-                    arena: &mut self.routes_arena,
-                },
+                routes: Routes(self.routes.fib()),
                 peers_by_underlay: Lpm {
                     nodes: self.peers_by_underlay.as_flattened_mut(),
                     arena: &mut self.peers_arena,
@@ -134,7 +139,12 @@ impl<
     const ROUTES: usize,
     const NEIGHBORS: usize,
     const WAITING: usize,
-> Default for Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING>
+    const ROOT: usize,
+    const SHORT: usize,
+    const GROUPS: usize,
+    const PAGES: usize,
+> Default
+    for Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, GROUPS, PAGES>
 {
     fn default() -> Self {
         Self::new()
@@ -153,7 +163,7 @@ mod tests {
         let sizes = [
             ("Tiny", kib(size_of::<Tiny>()), 20),
             ("Appliance", kib(size_of::<Appliance>()), 16 << 10),
-            ("Host", kib(size_of::<Host>()), 160 << 10),
+            ("Host", kib(size_of::<Host>()), 240 << 10),
         ];
         for (name, kib, limit) in sizes {
             std::println!("{name}: {kib} KiB");

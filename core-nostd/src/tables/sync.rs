@@ -375,9 +375,9 @@ impl Tables<'_> {
         let cursor = &mut self.sync.cursor;
         let after = cursor.has_after.then_some(cursor.after);
         cursor.has_after = false;
-        let network = self.networks.get(usize::from(cursor.index))?;
-        let roots = network.present.then_some(network.route_roots)?;
-        let (key, route) = roots.next(&self.routes, after)?;
+        let network = NetworkId(cursor.index);
+        let present = self.networks.get(network.index())?.present;
+        let (key, route) = self.routes.next(network, after).filter(|_| present)?;
         (cursor.after, cursor.has_after) = (key, true);
         let own = !self.is_host_route(key, &route);
         own.then_some((route.owner, route.stamp))
@@ -432,9 +432,8 @@ impl Tables<'_> {
         let index = usize::from(index);
         match stage {
             Stage::Routes => {
-                let root = self.networks.get(index)?.route_roots.of(after);
-                let route = self.routes.get_mut(root, after)?;
-                Some(&mut route.stamp)
+                let network = NetworkId(self.sync.cursor.index);
+                self.routes.stamp_mut(network, after)
             }
             Stage::Ports | Stage::Underlays => Some(&mut self.ports.get_mut(index)?.stamp),
             Stage::Peers => Some(&mut self.peers.get_mut(index)?.stamp),

@@ -168,7 +168,10 @@ fn what_found_no_room_gets_it_when_there_is_some() {
         assert_eq!(fib.lookup(0, at(number).bits), 1 + number % 250);
     }
     // Each is alone behind its slot, so the store is asked for that one.
-    assert!(steps::so_far() - before <= 20 * 4, "still from the store's root");
+    assert!(
+        steps::so_far() - before <= 20 * 4,
+        "still from the store's root"
+    );
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Tables<'_> {
         }
         for address in &new.gateways {
             let key = Key::host(*address);
-            let next_hop = self.routes.get(old.route_roots.of(key), key);
+            let next_hop = self.routes.get(new.id, key);
             let Some(NextHop::Endpoint(id)) = next_hop.map(|route| route.next_hop) else {
                 continue;
             };

@@ -91,7 +91,7 @@ impl Tables<'_> {
                     id: entry.network.0,
                 });
             }
-            let route = self.routes.get(network.route_roots.of(key), key);
+            let route = self.routes.get(entry.network, key);
             match route.map(|route| route.next_hop) {
                 None => {}
                 Some(NextHop::Endpoint(port)) if port != id => unique(port.0, id.0, Table::Ports)?,
@@ -119,12 +119,11 @@ impl Tables<'_> {
         new: &PortEntry,
     ) -> Result<(), TableError> {
         let full = self.full(Table::Routes);
-        let index = new.network.index();
-        let Some(network) = self.networks.get_mut(index).filter(|n| n.present) else {
+        if self.network(new.network).is_none() {
             return Ok(());
-        };
+        }
         for key in old.addresses.iter() {
-            self.routes.remove(network.route_roots.of_mut(key), key);
+            self.routes.remove(new.network, key);
         }
         let route = RouteEntry {
             next_hop: NextHop::Endpoint(id),
@@ -133,7 +132,7 @@ impl Tables<'_> {
         };
         for key in new.addresses.iter() {
             self.routes
-                .insert(network.route_roots.of_mut(key), key, route)
+                .insert(new.network, key, route)
                 .map_err(|_| full)?;
         }
         let added = new.addresses.count_not_in(&old.addresses);

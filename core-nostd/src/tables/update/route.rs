@@ -21,20 +21,19 @@ impl Tables<'_> {
             self.admit(writer.owner, Table::Routes, 1)?;
         }
         let full = self.full(Table::Routes);
-        let Some(network) = self.networks.get_mut(new.network.index()) else {
-            return Ok(None);
-        };
-        let root = network.route_roots.of_mut(key);
         let entry = RouteEntry {
             next_hop: new.next_hop,
             owner: writer.owner,
             stamp: writer.stamp,
         };
-        // What stays as it is costs a look and not a change of the trie.
-        match self.routes.get_mut(*root, key) {
-            Some(same) => *same = entry,
+        // What stays as it is costs a look and not a change of the FIB.
+        let same = old.is_some_and(|old| old.next_hop == new.next_hop);
+        match self.routes.stamp_mut(new.network, key).filter(|_| same) {
+            Some(stamp) => *stamp = writer.stamp,
             None => {
-                self.routes.insert(root, key, entry).map_err(|_| full)?;
+                self.routes
+                    .insert(new.network, key, entry)
+                    .map_err(|_| full)?;
             }
         }
         self.count_next_hop(new.next_hop, 1);
@@ -68,9 +67,7 @@ impl Tables<'_> {
         let Some(old) = self.changeable_route(writer.owner, network, key)? else {
             return Ok(None);
         };
-        if let Some(entry) = self.networks.get_mut(network.index()) {
-            self.routes.remove(entry.route_roots.of_mut(key), key);
-        }
+        self.routes.remove(network, key);
         self.count_next_hop(old.next_hop, -1);
         self.count_network(network, -1);
         self.book(writer.owner, Table::Routes, -1);
@@ -89,8 +86,8 @@ impl Tables<'_> {
         network: NetworkId,
         key: Key,
     ) -> Result<Option<RouteEntry>, TableError> {
-        let roots = self.need_network(network)?.route_roots;
-        let Some(route) = self.routes.get(roots.of(key), key) else {
+        self.need_network(network)?;
+        let Some(route) = self.routes.get(network, key) else {
             return Ok(None);
         };
         owned(true, route.owner, owner, Table::Routes)?;

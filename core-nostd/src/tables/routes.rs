@@ -1,0 +1,199 @@
+//! Routes: the FIBs of all networks, by the tables' keys.
+
+use core::net::IpAddr;
+
+use super::entry::{RouteEntry, Stamp};
+use crate::addr::{Family, Key};
+use crate::channel::{Encap, NextHop};
+use crate::fib::{Fib, Full, Prefix, Value};
+use crate::{NetworkId, PeerId, PortId};
+
+impl Value for RouteEntry {
+    /// The kind of next hop above the 16 bits of its id.
+    fn code(&self) -> u32 {
+        let (kind, id) = match self.next_hop {
+            NextHop::Blackhole => (1, 0),
+            NextHop::Host => (2, 0),
+            NextHop::Endpoint(port) => (3, port.0),
+            NextHop::Peer { peer, encap } => match encap {
+                Encap::Vxlan => (4, peer.0),
+                Encap::Ipip => (5, peer.0),
+                Encap::Direct => (6, peer.0),
+            },
+        };
+        kind << 16 | u32::from(id)
+    }
+}
+
+/// The next hop that a code stands for; `None` for 0.
+#[inline]
+fn decode(code: u32) -> Option<NextHop> {
+    let [_, kind, high, low] = code.to_be_bytes();
+    let id = u16::from_be_bytes([high, low]);
+    let peer = |encap| NextHop::Peer {
+        peer: PeerId(id),
+        encap,
+    };
+    match kind {
+        1 => Some(NextHop::Blackhole),
+        2 => Some(NextHop::Host),
+        3 => Some(NextHop::Endpoint(PortId(id))),
+        4 => Some(peer(Encap::Vxlan)),
+        5 => Some(peer(Encap::Ipip)),
+        6 => Some(peer(Encap::Direct)),
+        _ => None,
+    }
+}
+
+/// A key as one family's prefix.
+fn v4(key: Key) -> Prefix<u32> {
+    Prefix {
+        // The upper 32 bits of 128.
+        bits: u32::try_from(key.bits >> 96).unwrap_or(0),
+        length: key.length,
+    }
+}
+
+fn v6(key: Key) -> Prefix<u128> {
+    Prefix {
+        bits: key.bits,
+        length: key.length,
+    }
+}
+
+fn key_v4((prefix, route): (Prefix<u32>, RouteEntry)) -> (Key, RouteEntry) {
+    let key = Key {
+        family: Family::V4,
+        bits: u128::from(prefix.bits) << 96,
+        length: prefix.length,
+    };
+    (key, route)
+}
+
+fn key_v6((prefix, route): (Prefix<u128>, RouteEntry)) -> (Key, RouteEntry) {
+    let key = Key {
+        family: Family::V6,
+        bits: prefix.bits,
+        length: prefix.length,
+    };
+    (key, route)
+}
+
+/// (network, prefix) → next hop and owner.
+pub(crate) struct Routes<'a>(pub(crate) Fib<'a, RouteEntry>);
+
+impl Routes<'_> {
+    /// Routes that there can be, over all networks.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.0.capacity()
+    }
+
+    /// Routes of all networks.
+    pub(crate) fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    /// Routes that can still be added.
+    pub(crate) fn room(&self) -> u32 {
+        self.0.room()
+    }
+
+    /// The next hop of the longest prefix that holds the address.
+    #[inline]
+    pub(crate) fn lookup(&self, network: NetworkId, address: IpAddr) -> Option<NextHop> {
+        decode(match address {
+            IpAddr::V4(address) => self.0.lookup(network.index(), address.to_bits()),
+            IpAddr::V6(address) => self.0.lookup(network.index(), address.to_bits()),
+        })
+    }
+
+    /// The route of exactly this prefix.
+    pub(crate) fn get(&self, network: NetworkId, key: Key) -> Option<&RouteEntry> {
+        match key.family {
+            Family::V4 => self.0.get(network.index(), v4(key)),
+            Family::V6 => self.0.get(network.index(), v6(key)),
+        }
+    }
+
+    /// The stamp of exactly this prefix's route.
+    pub(crate) fn stamp_mut(&mut self, network: NetworkId, key: Key) -> Option<&mut Stamp> {
+        let route = match key.family {
+            Family::V4 => self.0.get_mut(network.index(), v4(key)),
+            Family::V6 => self.0.get_mut(network.index(), v6(key)),
+        };
+        route.map(|route| &mut route.stamp)
+    }
+
+    /// Adds or replaces a route and returns what was there.
+    ///
+    /// # Errors
+    /// [`Full`] when the route is new and there is no room; nothing changes.
+    pub(crate) fn insert(
+        &mut self,
+        network: NetworkId,
+        key: Key,
+        route: RouteEntry,
+    ) -> Result<Option<RouteEntry>, Full> {
+        match key.family {
+            Family::V4 => self.0.insert(network.index(), v4(key), route),
+            Family::V6 => self.0.insert(network.index(), v6(key), route),
+        }
+    }
+
+    /// Removes a route and returns it.
+    pub(crate) fn remove(&mut self, network: NetworkId, key: Key) -> Option<RouteEntry> {
+        match key.family {
+            Family::V4 => self.0.remove(network.index(), v4(key)),
+            Family::V6 => self.0.remove(network.index(), v6(key)),
+        }
+    }
+
+    /// The route of a network that follows `after` in this order: IPv4 before IPv6,
+    /// then by address, a prefix before the longer ones that it holds.
+    pub(crate) fn next(&self, network: NetworkId, after: Option<Key>) -> Option<(Key, RouteEntry)> {
+        let network = network.index();
+        let of_v6 = |after| self.0.next::<u128>(network, after).map(key_v6);
+        match after {
+            Some(key) if key.family == Family::V6 => of_v6(Some(v6(key))),
+            after => {
+                let of_v4 = self.0.next::<u32>(network, after.map(v4)).map(key_v4);
+                of_v4.or_else(|| of_v6(None))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Owner;
+
+    #[test]
+    fn codes_name_each_next_hop_and_fit_the_fib() {
+        let peer = |encap| NextHop::Peer {
+            peer: PeerId(u16::MAX),
+            encap,
+        };
+        let next_hops = [
+            NextHop::Blackhole,
+            NextHop::Host,
+            NextHop::Endpoint(PortId(0)),
+            NextHop::Endpoint(PortId(u16::MAX)),
+            peer(Encap::Vxlan),
+            peer(Encap::Ipip),
+            peer(Encap::Direct),
+        ];
+        for next_hop in next_hops {
+            let owner = Owner::Cluster;
+            let route = RouteEntry {
+                next_hop,
+                owner,
+                stamp: 0,
+            };
+            let code = route.code();
+            assert!(code > 0 && code < 1 << 30);
+            assert_eq!(decode(code), Some(next_hop));
+        }
+        assert_eq!(decode(0), None);
+    }
+}
