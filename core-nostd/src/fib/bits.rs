@@ -20,8 +20,14 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
     /// `count` is 1 to 32.
     fn field(self, from: u8, count: u8) -> u32;
 
-    /// The eight bits at `from`, a multiple of eight.
-    fn byte(self, from: u8) -> u8;
+    /// The first `count` bits as a number, 1 to 32 of them.
+    fn first(self, count: u8) -> u32;
+
+    /// The six bits at `from`, at most 26, as a number.
+    fn six(self, from: u8) -> u32;
+
+    /// The bytes from the first on, and zeroes.
+    fn bytes(self) -> [u8; 24];
 
     /// The 64 bits at `from`; those behind the end are zero.
     fn window(self, from: u8) -> u64;
@@ -68,9 +74,21 @@ impl Bits for u32 {
     }
 
     #[inline]
-    fn byte(self, from: u8) -> u8 {
-        // The highest byte of four.
-        self.checked_shl(u32::from(from)).unwrap_or(0).to_be_bytes()[0]
+    fn first(self, count: u8) -> u32 {
+        self.wrapping_shr(32u32.wrapping_sub(u32::from(count)))
+    }
+
+    #[inline]
+    fn six(self, from: u8) -> u32 {
+        self.wrapping_shr(26u32.wrapping_sub(u32::from(from))) & 63
+    }
+
+    #[inline]
+    fn bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        let [a, b, c, d, ..] = &mut bytes;
+        [*a, *b, *c, *d] = self.to_be_bytes();
+        bytes
     }
 
     fn window(self, from: u8) -> u64 {
@@ -123,9 +141,24 @@ impl Bits for u128 {
     }
 
     #[inline]
-    fn byte(self, from: u8) -> u8 {
-        let bytes = self.to_be_bytes();
-        bytes.get(usize::from(from >> 3)).copied().unwrap_or(0)
+    fn first(self, count: u8) -> u32 {
+        let shifted = upper(self).wrapping_shr(64u32.wrapping_sub(u32::from(count)));
+        lower_half(shifted)
+    }
+
+    #[inline]
+    fn six(self, from: u8) -> u32 {
+        let shifted = upper(self).wrapping_shr(58u32.wrapping_sub(u32::from(from)));
+        lower_half(shifted) & 63
+    }
+
+    #[inline]
+    fn bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        if let Some(first) = bytes.first_chunk_mut() {
+            *first = self.to_be_bytes();
+        }
+        bytes
     }
 
     fn window(self, from: u8) -> u64 {
@@ -155,6 +188,19 @@ impl Bits for u128 {
     fn number(self) -> u32 {
         u32::try_from(self).unwrap_or(0)
     }
+}
+
+/// The upper half.
+#[inline]
+fn upper(bits: u128) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = bits.to_be_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[inline]
+fn lower_half(bits: u64) -> u32 {
+    let [_, _, _, _, a, b, c, d] = bits.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// A count of bits.
@@ -204,13 +250,17 @@ mod tests {
         assert_eq!(0x1234_5678u32.field(8, 16), 0x3456);
         assert_eq!(0x1234_5678u32.field(28, 8), 0x80);
         assert_eq!(0x1234_5678u32.field(0, 32), 0x1234_5678);
-        assert_eq!(0x1234_5678u32.byte(16), 0x56);
+        assert_eq!(0x1234_5678u32.first(12), 0x123);
+        assert_eq!(0x1234_5678u32.six(26), 0x38);
+        assert_eq!(0x1234_5678u32.bytes()[..5], [0x12, 0x34, 0x56, 0x78, 0]);
         assert_eq!(0x1234_5678u32.window(24), 0x78 << 56);
         assert_eq!(0x1200_0000u32.with_window(8, 0x34 << 56), 0x1234_0000);
         let v6 = 0x2001_0db8_0102_0304_0506_0708_090a_0b0cu128;
         assert_eq!(v6.field(4, 12), 0x001);
         assert_eq!(v6.field(16, 32), 0x0db8_0102);
-        assert_eq!(v6.byte(120), 0x0c);
+        assert_eq!(v6.first(20), 0x20010);
+        assert_eq!((v6.six(2), v6.six(26)), (0x20, 0x38));
+        assert_eq!(v6.bytes()[14..17], [0x0b, 0x0c, 0]);
         assert_eq!(v6.window(64), 0x0506_0708_090a_0b0c);
         assert_eq!(v6.truncate(64).with_window(64, v6.window(64)), v6);
         assert!(!v6.bit(200) && v6.bit(2) && !v6.bit(0));

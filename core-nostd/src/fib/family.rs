@@ -2,7 +2,7 @@
 
 use super::Value;
 use super::bits::{Bits, Prefix};
-use super::node::{CODES, INDEX, NO_ROOM, Node, Nodes, SKIP, STORE, Slot, index};
+use super::node::{CODES, INDEX, NO_ROOM, Node, Nodes, SKIP, STORE, Slot, index, is_group};
 use super::store::{Link, Store};
 
 /// What all FIBs of a family need, borrowed.
@@ -21,77 +21,47 @@ pub(super) struct Family<'a, B, V> {
     pub(super) short: u8,
 }
 
-/// Looks up in one FIB of one family.
-pub(super) struct Lookup<'a, B, V> {
-    pub(super) store: &'a Store<'a, B, V>,
-    pub(super) trie: Link,
-    pub(super) roots: &'a [Node],
-    pub(super) shorts: &'a [u32],
-    pub(super) stride: u8,
-    pub(super) short: u8,
-    pub(super) nodes: &'a Nodes<'a>,
-}
-
-impl<'a, B: Bits, V: Value> Family<'a, B, V> {
-    /// The lookup view of one FIB.
+impl<B: Bits, V: Value> Family<'_, B, V> {
+    /// The code of the longest prefix of a FIB that holds the address, or 0.
     #[inline]
-    pub(super) fn lookup(&'a self, fib: usize, nodes: &'a Nodes<'a>) -> Lookup<'a, B, V> {
-        let (root, short) = (fib << self.stride, fib << self.short);
-        Lookup {
-            store: &self.store,
-            trie: self.tries.get(fib).copied().unwrap_or(0),
-            roots: self.roots.get(root..).unwrap_or_default(),
-            shorts: self.shorts.get(short..).unwrap_or_default(),
-            stride: self.stride,
-            short: self.short,
-            nodes,
-        }
-    }
-}
-
-impl<B: Bits, V: Value> Lookup<'_, B, V> {
-    /// The code of the longest prefix that holds the address, or 0.
-    #[inline]
-    pub(super) fn find(&self, address: B) -> u32 {
-        let root = index(address.field(0, self.stride));
+    pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
+        let root = (fib << self.stride) + index(address.first(self.stride));
         let Some(node) = self.roots.get(root) else {
             return 0;
         };
-        let found = self.word(node, address.field(self.stride, 6));
+        let found = nodes.word(node, address.six(self.stride));
         if found.wrapping_sub(1) < CODES - 1 {
             return found;
         }
-        self.go_on(node.inherit, found, address)
-    }
-
-    #[inline]
-    fn word(&self, node: &Node, slot: u32) -> Slot {
-        super::steps::count();
-        let words = &*self.nodes.pages.words;
-        words.get(node.word(slot)).copied().unwrap_or(0)
+        if found == 0 && node.inherit != 0 {
+            return node.inherit;
+        }
+        self.go_on(nodes, fib, (node.inherit, found), address)
     }
 
     /// From a root's slot on: at most one group for each eight further bits.
-    fn go_on(&self, mut best: u32, mut found: Slot, address: B) -> u32 {
-        let mut depth = self.stride + 6;
-        while found >= CODES && depth < B::WIDTH {
-            if found >= STORE {
-                return self.in_store(best, found, address);
-            }
+    #[inline(never)]
+    fn go_on(&self, nodes: &Nodes<'_>, fib: usize, so_far: (u32, Slot), address: B) -> u32 {
+        let (mut best, mut found) = so_far;
+        let bytes = address.bytes();
+        let mut at = usize::from(self.stride + 6) / 8;
+        while is_group(found) {
             let group = found & INDEX;
             if found & SKIP != 0 {
-                let Some(skip) = self.nodes.skip(group) else {
+                let Some(skip) = nodes.skip(group) else {
                     break;
                 };
-                let differ = address.window(depth) ^ skip.bits;
+                let window = bytes.get(at..).and_then(|rest| rest.first_chunk());
+                let differ = u64::from_be_bytes(*window.unwrap_or(&[0; 8])) ^ skip.bits;
                 if differ.leading_zeros() < u32::from(skip.length) {
                     found = skip.other;
                     break;
                 }
-                depth += skip.length;
+                at += usize::from(skip.length / 8);
             }
-            let byte = address.byte(depth);
-            let Some(group) = self.nodes.groups.get(index(group)) else {
+            // Groups that resolve no bits of an address are never made.
+            let Some(byte) = bytes.get(at) else { break };
+            let Some(group) = nodes.groups.get(index(group)) else {
                 break;
             };
             let Some(node) = group.0.get(usize::from(byte >> 6)) else {
@@ -100,37 +70,47 @@ impl<B: Bits, V: Value> Lookup<'_, B, V> {
             if node.inherit != 0 {
                 best = node.inherit;
             }
-            found = self.word(node, u32::from(byte & 63));
-            depth += 8;
+            found = nodes.word(node, u32::from(byte & 63));
+            at += 1;
         }
         if found >= STORE {
-            return self.in_store(best, found, address);
+            found = self.in_store(fib, found, address);
         }
         match (found, best) {
-            (0, 0) => self.in_short(address),
+            (0, 0) => self.in_short(fib, address),
             (0, best) => best,
             (found, _) => found,
         }
     }
 
     #[inline]
-    fn in_short(&self, address: B) -> u32 {
-        let index = index(address.field(0, self.short.max(1)) >> u32::from(self.short == 0));
-        self.shorts.get(index).copied().unwrap_or(0)
+    fn in_short(&self, fib: usize, address: B) -> u32 {
+        let first = match self.short {
+            0 => 0,
+            short => index(address.first(short)),
+        };
+        let code = self.shorts.get((fib << self.short) + first);
+        code.copied().unwrap_or(0)
     }
 
-    /// Where the lookup structure found no room, or it is not worth it.
-    fn in_store(&self, best: u32, found: Slot, address: B) -> u32 {
+    /// What the store knows below a slot, or everywhere; 0 is nothing.
+    fn in_store(&self, fib: usize, found: Slot, address: B) -> u32 {
         let link = match found & INDEX {
-            0 => self.trie,
+            0 => self.tries.get(fib).copied().unwrap_or(0),
             link => link,
         };
-        let entry = self.store.longest(link, Prefix::host(address));
-        match entry.and_then(|entry| self.store.at(entry)) {
-            Some((_, value)) => value.code() & INDEX,
-            None if best != 0 => best,
-            None => self.in_short(address),
+        let host = Prefix::host(address);
+        // Mostly one prefix that is alone behind its slot.
+        if let Some((prefix, value)) = self.store.at(link) {
+            return if prefix.covers(host) {
+                value.code() & INDEX
+            } else {
+                0
+            };
         }
+        let entry = self.store.longest(link, host);
+        let entry = entry.and_then(|entry| self.store.at(entry));
+        entry.map_or(0, |(_, value)| value.code() & INDEX)
     }
 }
 

@@ -107,6 +107,14 @@ pub(super) fn index(number: u32) -> usize {
 }
 
 impl Nodes<'_> {
+    /// The result in a node's slot.
+    #[inline]
+    pub(super) fn word(&self, node: &Node, slot: u32) -> Slot {
+        steps::count();
+        let words = &*self.pages.words;
+        words.get(node.word(slot)).copied().unwrap_or(0)
+    }
+
     /// Groups in use, those that wait to be taken apart among them.
     pub(super) fn groups_in_use(&self) -> u32 {
         self.state.in_use

@@ -82,14 +82,14 @@ impl<V: Value + 'static> Fib<'_, V> {
     /// The code of the longest prefix of a FIB that holds this address; 0: none does.
     #[inline]
     pub fn lookup<B: Address>(&self, fib: usize, address: B) -> u32 {
-        B::of(self).lookup(fib, &self.nodes).find(address)
+        B::of(self).find(&self.nodes, fib, address)
     }
 
     /// Looks up as many addresses as both slices have, and writes their codes.
     pub fn lookup_batch<B: Address>(&self, fib: usize, addresses: &[B], codes: &mut [u32]) {
-        let lookup = B::of(self).lookup(fib, &self.nodes);
+        let family = B::of(self);
         for (address, code) in addresses.iter().zip(codes) {
-            *code = lookup.find(*address);
+            *code = family.find(&self.nodes, fib, *address);
         }
     }
 
