@@ -35,7 +35,8 @@ pub trait Table<K: Key> {
     /// Each key waits for the answer before.
     fn chain(&self, keys: &[K]) -> u32 {
         let zero = black_box(0);
-        keys.iter().fold(0, |last, key| self.one(key.after(last, zero)))
+        keys.iter()
+            .fold(0, |last, key| self.one(key.after(last, zero)))
     }
 }
 
@@ -46,11 +47,10 @@ pub struct Culvert<const ROOT: usize, const SHORT: usize> {
 
 impl<const ROOT: usize, const SHORT: usize> Culvert<ROOT, SHORT> {
     pub fn new() -> Self {
-        let storage = FibStorage::<u32, 1, 1_000_000, ROOT, SHORT, 65_536, 16_384>::new_box_zeroed();
+        let storage =
+            FibStorage::<u32, 1, 1_000_000, ROOT, SHORT, 65_536, 16_384>::new_box_zeroed();
         let storage = Box::leak(storage.expect("memory for the table"));
-        Culvert {
-            fib: storage.fib(),
-        }
+        Culvert { fib: storage.fib() }
     }
 }
 
@@ -96,8 +96,11 @@ fn mb(bytes: usize) -> f64 {
     f64::from(u32::try_from(bytes >> 10).expect("below 4 TB")) / 1024.0
 }
 
-/// The crate poptrie.
-pub struct PoptrieCrate<K: poptrie::Address>(pub poptrie::Poptrie<(K, u8), u32>);
+/// The crate poptrie, which builds from all routes at once in reasonable time only.
+pub struct PoptrieCrate<K: poptrie::Address>(
+    pub Vec<((K, u8), u32)>,
+    pub poptrie::Poptrie<(K, u8), u32>,
+);
 
 /// The crate ip_network_table (tree bitmap).
 pub struct IpNetworkTable(pub ip_network_table::IpNetworkTable<u32>);
@@ -120,15 +123,23 @@ macro_rules! crates {
 
             #[inline(always)]
             fn one(&self, key: $key) -> u32 {
-                self.0.lookup(key).copied().unwrap_or(0)
+                self.1.lookup(key).copied().unwrap_or(0)
             }
 
             fn insert(&mut self, bits: $key, length: u8, next_hop: u32) {
-                self.0.insert((bits, length), next_hop);
+                if self.1.is_empty() {
+                    self.0.push(((bits, length), next_hop));
+                } else {
+                    self.1.insert((bits, length), next_hop);
+                }
             }
 
             fn remove(&mut self, bits: $key, length: u8) {
-                self.0.remove((bits, length));
+                self.1.remove((bits, length));
+            }
+
+            fn ready(&mut self) {
+                self.1 = std::mem::take(&mut self.0).into_iter().collect();
             }
         }
 
@@ -139,7 +150,9 @@ macro_rules! crates {
 
             #[inline(always)]
             fn one(&self, key: $key) -> u32 {
-                self.0.$matches($address(key)).map_or(0, |(_, next_hop)| *next_hop)
+                self.0
+                    .$matches($address(key))
+                    .map_or(0, |(_, next_hop)| *next_hop)
             }
 
             fn insert(&mut self, bits: $key, length: u8, next_hop: u32) {
@@ -148,7 +161,8 @@ macro_rules! crates {
             }
 
             fn remove(&mut self, bits: $key, length: u8) {
-                self.0.remove(<$network>::new($address(bits), length).expect("a prefix"));
+                self.0
+                    .remove(<$network>::new($address(bits), length).expect("a prefix"));
             }
         }
 
@@ -164,7 +178,8 @@ macro_rules! crates {
             }
 
             fn insert(&mut self, bits: $key, length: u8, next_hop: u32) {
-                self.0.insert(<$ipnet>::new_assert($address(bits), length), next_hop);
+                self.0
+                    .insert(<$ipnet>::new_assert($address(bits), length), next_hop);
             }
 
             fn remove(&mut self, bits: $key, length: u8) {

@@ -93,7 +93,7 @@ fn v4_tables() -> Vec<Box<dyn Table<u32>>> {
     vec![
         Box::new(Culvert::<262_144, 256>::new()),
         Box::new(Culvert::<1024, 64>::new()),
-        Box::new(PoptrieCrate(poptrie::Poptrie::new())),
+        Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv4Net>(prefix_trie::PrefixMap::new())),
         Box::new(Iptrie::<iptrie::Ipv4Prefix>(Some(map), None)),
@@ -105,7 +105,7 @@ fn v6_tables() -> Vec<Box<dyn Table<u128>>> {
     vec![
         Box::new(Culvert::<262_144, 256>::new()),
         Box::new(Culvert::<1024, 64>::new()),
-        Box::new(PoptrieCrate(poptrie::Poptrie::new())),
+        Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv6Net>(prefix_trie::PrefixMap::new())),
         Box::new(Iptrie::<iptrie::Ipv6Prefix>(Some(map), None)),
@@ -214,7 +214,8 @@ fn updates<K: Key>(table: &mut dyn Table<K>, routes: &[Route<K>]) -> (f64, f64) 
         }
         count += 50;
     }
-    let mean = nanoseconds(on_cpu() - began) / f64::from(u32::try_from(2 * count).expect("32 bits"));
+    let mean =
+        nanoseconds(on_cpu() - began) / f64::from(u32::try_from(2 * count).expect("32 bits"));
     for _ in 0..count {
         let (bits, length, next_hop) = routes[random.below(routes.len())];
         let began = Instant::now();
@@ -231,7 +232,10 @@ fn updates<K: Key>(table: &mut dyn Table<K>, routes: &[Route<K>]) -> (f64, f64) 
 /// Resident memory of this process, in bytes.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok());
     pages.expect("a number of pages") * 4096
 }
 
@@ -243,7 +247,10 @@ fn median(values: &[f64]) -> f64 {
 
 /// A table of medians, with what each takes of the first one's time as a ratio.
 fn report<K: Key>(size: usize, figures: &[Figures]) {
-    println!("\n{} {size} routes: ns a lookup (times culvert's), medians", K::NAME);
+    println!(
+        "\n{} {size} routes: ns a lookup (times culvert's), medians",
+        K::NAME
+    );
     println!(
         "  {:<18}{:>17}{:>17}{:>17}{:>12}{:>11}{:>10}{:>8}",
         "", "random", "skewed", "dependent", "ns/update", "p99.9 µs", "B/prefix", "wrong"
@@ -254,7 +261,14 @@ fn report<K: Key>(size: usize, figures: &[Figures]) {
         for (values, ours) in line.lookups.iter().zip(&ours) {
             let median = median(values);
             let text = format!("{median:.2} ({:.2})", median / ours);
-            print!("{:>17}", if median.is_nan() { "-".to_owned() } else { text });
+            print!(
+                "{:>17}",
+                if median.is_nan() {
+                    "-".to_owned()
+                } else {
+                    text
+                }
+            );
         }
         match line.updates {
             Some((mean, worst)) => print!("{mean:>12.0}{:>11.1}", worst / 1000.0),

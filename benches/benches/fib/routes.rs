@@ -153,7 +153,8 @@ pub fn routes<K: Key>(count: usize) -> Vec<Route<K>> {
     let mut seen = HashSet::new();
     let mut routes = Vec::with_capacity(count);
     while routes.len() < count {
-        let mut draw = u32::try_from(random.below(usize::try_from(total).expect("a size"))).expect("a weight");
+        let mut draw =
+            u32::try_from(random.below(usize::try_from(total).expect("a size"))).expect("a weight");
         let chosen = K::LENGTHS.iter().find(|(_, weight)| {
             let found = draw < *weight;
             draw = draw.saturating_sub(*weight);
@@ -202,7 +203,9 @@ pub fn answers<K: Key>(routes: &[Route<K>], keys: &[K]) -> Vec<u32> {
     let map: HashMap<(K, u8), u32> = routes.iter().map(|(b, l, n)| ((*b, *l), *n)).collect();
     let longest_first: Vec<u8> = K::LENGTHS.iter().rev().map(|(length, _)| *length).collect();
     let answer = |key: &K| {
-        let tried = longest_first.iter().find_map(|length| map.get(&(mask(*key, *length), *length)));
+        let tried = longest_first
+            .iter()
+            .find_map(|length| map.get(&(mask(*key, *length), *length)));
         tried.copied().unwrap_or(0)
     };
     keys.iter().map(answer).collect()

@@ -26,6 +26,9 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
     /// The six bits at `from`, at most 26, as a number.
     fn six(self, from: u8) -> u32;
 
+    /// The eight bits at `from`, at most 24, as a number.
+    fn eight(self, from: u8) -> u32;
+
     /// The bytes from the first on, and zeroes.
     fn bytes(self) -> [u8; 24];
 
@@ -81,6 +84,11 @@ impl Bits for u32 {
     #[inline]
     fn six(self, from: u8) -> u32 {
         self.wrapping_shr(26u32.wrapping_sub(u32::from(from))) & 63
+    }
+
+    #[inline]
+    fn eight(self, from: u8) -> u32 {
+        self.wrapping_shr(24u32.wrapping_sub(u32::from(from))) & 255
     }
 
     #[inline]
@@ -150,6 +158,12 @@ impl Bits for u128 {
     fn six(self, from: u8) -> u32 {
         let shifted = upper(self).wrapping_shr(58u32.wrapping_sub(u32::from(from)));
         lower_half(shifted) & 63
+    }
+
+    #[inline]
+    fn eight(self, from: u8) -> u32 {
+        let shifted = upper(self).wrapping_shr(56u32.wrapping_sub(u32::from(from)));
+        lower_half(shifted) & 255
     }
 
     #[inline]
@@ -245,6 +259,10 @@ impl<B: Bits> Prefix<B> {
 mod tests {
     use super::*;
 
+    fn an_ipv6_address() -> u128 {
+        0x2001_0db8_0102_0304_0506_0708_090a_0b0c
+    }
+
     #[test]
     fn fields_and_windows_are_cut_where_they_say() {
         assert_eq!(0x1234_5678u32.field(8, 16), 0x3456);
@@ -252,10 +270,14 @@ mod tests {
         assert_eq!(0x1234_5678u32.field(0, 32), 0x1234_5678);
         assert_eq!(0x1234_5678u32.first(12), 0x123);
         assert_eq!(0x1234_5678u32.six(26), 0x38);
+        assert_eq!(
+            (0x1234_5678u32.eight(8), an_ipv6_address().eight(24)),
+            (0x34, 0xb8)
+        );
         assert_eq!(0x1234_5678u32.bytes()[..5], [0x12, 0x34, 0x56, 0x78, 0]);
         assert_eq!(0x1234_5678u32.window(24), 0x78 << 56);
         assert_eq!(0x1200_0000u32.with_window(8, 0x34 << 56), 0x1234_0000);
-        let v6 = 0x2001_0db8_0102_0304_0506_0708_090a_0b0cu128;
+        let v6 = an_ipv6_address();
         assert_eq!(v6.field(4, 12), 0x001);
         assert_eq!(v6.field(16, 32), 0x0db8_0102);
         assert_eq!(v6.first(20), 0x20010);

@@ -2,7 +2,7 @@
 
 use super::Value;
 use super::bits::{Bits, Prefix};
-use super::node::{CODES, INDEX, NO_ROOM, Node, Nodes, SKIP, STORE, Slot, index, is_group};
+use super::node::{CODES, GROUP, INDEX, NO_ROOM, Node, Nodes, SKIP, STORE, Slot, index, is_group};
 use super::store::{Link, Store};
 
 /// What all FIBs of a family need, borrowed.
@@ -29,26 +29,42 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         let Some(node) = self.roots.get(root) else {
             return 0;
         };
-        let found = nodes.word(node, address.six(self.stride));
+        let mut found = nodes.word(node, address.six(self.stride));
         if found.wrapping_sub(1) < CODES - 1 {
             return found;
         }
-        if found == 0 && node.inherit != 0 {
-            return node.inherit;
+        let (mut best, mut at) = (node.inherit, self.stride + 6);
+        // The first group, which is mostly the only one, without the loop's preparation.
+        if found & !INDEX == GROUP
+            && let Some(node) = nodes.below(found, address.eight(at))
+        {
+            found = nodes.word(node, address.eight(at) & 63);
+            if found.wrapping_sub(1) < CODES - 1 {
+                return found;
+            }
+            if node.inherit != 0 {
+                best = node.inherit;
+            }
+            at += 8;
         }
-        self.go_on(nodes, fib, (node.inherit, found), address)
+        if found == 0 && best != 0 {
+            return best;
+        }
+        if found >= STORE {
+            return self.in_store(fib, (best, found), address);
+        }
+        self.go_on(nodes, fib, (best, found, at), address)
     }
 
-    /// From a root's slot on: at most one group for each eight further bits.
+    /// From a group on: at most one more for each eight further bits.
     #[inline(never)]
-    fn go_on(&self, nodes: &Nodes<'_>, fib: usize, so_far: (u32, Slot), address: B) -> u32 {
-        let (mut best, mut found) = so_far;
+    fn go_on(&self, nodes: &Nodes<'_>, fib: usize, so_far: (u32, Slot, u8), address: B) -> u32 {
+        let (mut best, mut found, at) = so_far;
+        let mut at = usize::from(at / 8);
         let bytes = address.bytes();
-        let mut at = usize::from(self.stride + 6) / 8;
         while is_group(found) {
-            let group = found & INDEX;
             if found & SKIP != 0 {
-                let Some(skip) = nodes.skip(group) else {
+                let Some(skip) = nodes.skip(found & INDEX) else {
                     break;
                 };
                 let window = bytes.get(at..).and_then(|rest| rest.first_chunk());
@@ -61,20 +77,18 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             }
             // Groups that resolve no bits of an address are never made.
             let Some(byte) = bytes.get(at) else { break };
-            let Some(group) = nodes.groups.get(index(group)) else {
-                break;
-            };
-            let Some(node) = group.0.get(usize::from(byte >> 6)) else {
+            let byte = u32::from(*byte);
+            let Some(node) = nodes.below(found, byte) else {
                 break;
             };
             if node.inherit != 0 {
                 best = node.inherit;
             }
-            found = nodes.word(node, u32::from(byte & 63));
+            found = nodes.word(node, byte & 63);
             at += 1;
         }
         if found >= STORE {
-            found = self.in_store(fib, found, address);
+            return self.in_store(fib, (best, found), address);
         }
         match (found, best) {
             (0, 0) => self.in_short(fib, address),
@@ -93,24 +107,28 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         code.copied().unwrap_or(0)
     }
 
-    /// What the store knows below a slot, or everywhere; 0 is nothing.
-    fn in_store(&self, fib: usize, found: Slot, address: B) -> u32 {
+    /// What the store knows below a slot, or everywhere, or else the best so far.
+    #[inline(never)]
+    fn in_store(&self, fib: usize, (best, found): (u32, Slot), address: B) -> u32 {
         let link = match found & INDEX {
             0 => self.tries.get(fib).copied().unwrap_or(0),
             link => link,
         };
         let host = Prefix::host(address);
         // Mostly one prefix that is alone behind its slot.
-        if let Some((prefix, value)) = self.store.at(link) {
-            return if prefix.covers(host) {
-                value.code() & INDEX
-            } else {
-                0
-            };
+        let entry = match self.store.at(link) {
+            Some((prefix, value)) => prefix.covers(host).then_some(value),
+            None => {
+                let longest = self.store.longest(link, host);
+                let entry = longest.and_then(|longest| self.store.at(longest));
+                entry.map(|(_, value)| value)
+            }
+        };
+        match (entry, best) {
+            (Some(value), _) => value.code() & INDEX,
+            (None, 0) => self.in_short(fib, address),
+            (None, best) => best,
         }
-        let entry = self.store.longest(link, host);
-        let entry = entry.and_then(|entry| self.store.at(entry));
-        entry.map_or(0, |(_, value)| value.code() & INDEX)
     }
 }
 

@@ -115,6 +115,14 @@ impl Nodes<'_> {
         words.get(node.word(slot)).copied().unwrap_or(0)
     }
 
+    /// The node of a slot's group that a byte's upper two bits choose.
+    #[inline]
+    pub(super) fn below(&self, slot: Slot, byte: u32) -> Option<&Node> {
+        steps::count();
+        let group = self.groups.get(index(slot & INDEX))?;
+        group.0.get(index(byte >> 6))
+    }
+
     /// Groups in use, those that wait to be taken apart among them.
     pub(super) fn groups_in_use(&self) -> u32 {
         self.state.in_use
