@@ -4,7 +4,6 @@ use core::net::IpAddr;
 
 use zerocopy::{FromZeros, Immutable};
 
-use super::lpm::Roots;
 use crate::addr::{Family, Key};
 use crate::channel::{EncapSet, NetworkOptions, NextHop, Offloads, Owner, PortStats, Proxy};
 use crate::pipeline::icmp;
@@ -103,7 +102,6 @@ pub(crate) struct NetworkEntry {
     pub(crate) underlay: PortId,
     pub(crate) has_host: bool,
     pub(crate) host: PortId,
-    pub(crate) peer_roots: Roots,
     /// Ports, peers and routes that are in this network.
     pub(crate) references: u32,
 }

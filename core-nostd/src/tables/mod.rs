@@ -6,12 +6,12 @@
 mod check;
 pub(crate) mod entry;
 pub(crate) mod error;
-pub(crate) mod lpm;
 mod read;
 mod room;
 pub(crate) mod routes;
 pub(crate) mod storage;
 pub(crate) mod sync;
+mod underlays;
 mod update;
 
 use core::net::IpAddr;
@@ -21,10 +21,10 @@ use crate::channel::{Encap, NextHop};
 use crate::neighbors::Neighbors;
 use crate::{NetworkId, PeerId, PortId, Vni};
 use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
-use lpm::Lpm;
 use room::Used;
 use routes::Routes;
 use sync::Progress;
+use underlays::Underlays;
 
 /// The tables as the code sees them.
 pub(crate) struct Tables<'a> {
@@ -33,8 +33,8 @@ pub(crate) struct Tables<'a> {
     pub(crate) peers: &'a mut [PeerEntry],
     /// (network, prefix) → next hop.
     pub(crate) routes: Routes<'a>,
-    /// (network, underlay address) → peer; the roots are in the networks.
-    pub(crate) peers_by_underlay: Lpm<'a, PeerId>,
+    /// (network, underlay address) → peer.
+    pub(crate) peers_by_underlay: Underlays<'a>,
     /// (raw port, address on its link) → MAC address.
     pub(crate) neighbors: Neighbors<'a>,
     pub(crate) used: &'a mut Used,
@@ -72,11 +72,8 @@ impl Tables<'_> {
         network: &NetworkEntry,
         underlay: IpAddr,
     ) -> Option<(PeerId, &PeerEntry)> {
-        let key = Key::host(underlay);
-        let id = *self
-            .peers_by_underlay
-            .get(network.peer_roots.of(key), key)?;
-        Some((id, self.peer(id)?))
+        self.peers_by_underlay
+            .find(self.peers, network.id, Key::host(underlay))
     }
 
     /// The network on this underlay port, and its peer at this underlay address,

@@ -12,6 +12,7 @@ use crate::channel::Owner;
 pub(crate) struct Used {
     networks: u32,
     ports: u32,
+    peers: u32,
 }
 
 impl Capacities {
@@ -60,7 +61,7 @@ impl Tables<'_> {
         Capacities {
             networks: self.used.networks,
             ports: self.used.ports,
-            peers: self.peers_by_underlay.len(),
+            peers: self.used.peers,
             routes: self.routes.len(),
         }
     }
@@ -102,8 +103,9 @@ impl Tables<'_> {
         match table {
             Table::Networks => self.used.networks = changed(self.used.networks, change),
             Table::Ports => self.used.ports = changed(self.used.ports, change),
+            Table::Peers => self.used.peers = changed(self.used.peers, change),
             // They count themselves.
-            Table::Peers | Table::Routes => {}
+            Table::Routes => {}
         }
         if let Some(reserved) = self.sync.reservation_mut(owner) {
             let reserved = reserved.of_mut(table);

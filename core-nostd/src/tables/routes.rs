@@ -93,11 +93,6 @@ impl Routes<'_> {
         self.0.len()
     }
 
-    /// Routes that can still be added.
-    pub(crate) fn room(&self) -> u32 {
-        self.0.room()
-    }
-
     /// The next hop of the longest prefix that holds the address.
     #[inline]
     pub(crate) fn lookup(&self, network: NetworkId, address: IpAddr) -> Option<NextHop> {

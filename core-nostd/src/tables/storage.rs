@@ -5,14 +5,14 @@ use zerocopy::{FromZeros, Immutable};
 
 use super::Tables;
 use super::entry::{NetworkEntry, PeerEntry, PortEntry, RouteEntry};
-use super::lpm::{Arena, Lpm, Node};
 use super::room::Used;
 use super::routes::Routes;
 use super::sync::Progress;
+use super::underlays::Underlays;
+use crate::Counter;
 use crate::fib::FibStorage;
 use crate::gateway::{Gateway, State};
 use crate::neighbors::{BUCKET, Entry, Head, Neighbors, Slot};
-use crate::{Counter, PeerId};
 
 /// The memory of one gateway: all its tables, for this many networks, ports
 /// (endpoints among them), peers and routes (an endpoint's addresses among them),
@@ -40,8 +40,7 @@ pub struct Storage<
     ports: [PortEntry; PORTS],
     peers: [PeerEntry; PEERS],
     routes: FibStorage<RouteEntry, NETWORKS, ROUTES, ROOT, SHORT, GROUPS, PAGES>,
-    peers_by_underlay: [[Node<PeerId>; 2]; PEERS],
-    peers_arena: Arena,
+    peers_by_underlay: [[u32; 2]; PEERS],
     neighbors: [[Entry; 2]; NEIGHBORS],
     waiting: [Slot; WAITING],
     neighbors_head: Head,
@@ -114,9 +113,8 @@ impl<
                 ports: &mut self.ports,
                 peers: &mut self.peers,
                 routes: Routes(self.routes.fib()),
-                peers_by_underlay: Lpm {
-                    nodes: self.peers_by_underlay.as_flattened_mut(),
-                    arena: &mut self.peers_arena,
+                peers_by_underlay: Underlays {
+                    slots: self.peers_by_underlay.as_flattened_mut(),
                 },
                 neighbors: Neighbors {
                     entries: self.neighbors.as_flattened_mut(),

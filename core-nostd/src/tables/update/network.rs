@@ -82,7 +82,8 @@ impl Tables<'_> {
             });
         }
         let other_version = new.local.is_ipv6() != old.local.address().is_ipv6();
-        if old.present && old.peer_roots.any() && other_version {
+        let mut peers = self.peers.iter().filter(|peer| peer.present);
+        if old.present && other_version && peers.any(|peer| peer.network == new.id) {
             return Err(TableError::Invalid(Reason::IpVersion));
         }
         for address in &new.gateways {

@@ -12,7 +12,7 @@ use crate::tables::entry::{KeyList, PeerEntry};
 use crate::tables::error::{Reason, Table, TableError};
 use crate::tables::{Tables, check};
 use crate::wire::ipv6;
-use crate::{Instant, NetworkId, PeerId};
+use crate::{Instant, PeerId};
 
 /// How long a path MTU is believed (RFC 1191 section 6.3).
 const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
@@ -57,7 +57,6 @@ impl Tables<'_> {
         }
         if !old.present {
             self.admit(writer.owner, Table::Peers, 1)?;
-            self.index_peer(new.network, key, new.id)?;
             self.book(writer.owner, Table::Peers, 1);
             self.count_network(new.network, 1);
         }
@@ -75,22 +74,14 @@ impl Tables<'_> {
             path_mtu: old.path_mtu,
             path_mtu_until: old.path_mtu_until,
         };
+        if !old.present {
+            self.peers_by_underlay.insert(self.peers, new.id);
+        }
         let inverse = match old.present {
             true => Operation::UpsertPeer(old.message(new.id)),
             false => Operation::RemovePeer(new.id),
         };
         Ok(Some((inverse, old.stamp)))
-    }
-
-    /// Makes a new peer known by its underlay address.
-    fn index_peer(&mut self, network: NetworkId, key: Key, id: PeerId) -> Result<(), TableError> {
-        let full = self.full(Table::Peers);
-        if let Some(network) = self.networks.get_mut(network.index()) {
-            self.peers_by_underlay
-                .insert(network.peer_roots.of_mut(key), key, id)
-                .map_err(|_| full)?;
-        }
-        Ok(())
     }
 
     pub(in crate::tables) fn remove_peer(
@@ -104,10 +95,7 @@ impl Tables<'_> {
         }
         owned(true, old.owner, writer.owner, Table::Peers)?;
         unused(old.references, Table::Peers, id.0)?;
-        if let Some(network) = self.networks.get_mut(old.network.index()) {
-            let root = network.peer_roots.of_mut(old.underlay);
-            self.peers_by_underlay.remove(root, old.underlay);
-        }
+        self.peers_by_underlay.remove(self.peers, id);
         self.count_network(old.network, -1);
         self.book(writer.owner, Table::Peers, -1);
         *slot_mut(self.peers, Table::Peers, id.0)? = PeerEntry::new_zeroed();
