@@ -15,21 +15,6 @@ pub(super) const PAGE: usize = 192;
 /// Block sizes, in words.
 const SIZES: [u8; 11] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
-/// The class of the smallest block for so many words.
-const CLASS_OF: [u8; 65] = {
-    let mut table = [0; 65];
-    let mut class = 0u8;
-    let mut words = 0;
-    while words < 65 {
-        if words > SIZES[class as usize] as usize {
-            class += 1;
-        }
-        table[words] = class;
-        words += 1;
-    }
-    table
-};
-
 /// A page's bookkeeping.
 #[derive(Clone, Copy, FromZeros, Immutable)]
 pub(super) struct Meta {
@@ -104,7 +89,8 @@ impl Pages<'_> {
     /// A block for so many words (at most 64), not cleared.
     pub(super) fn allocate(&mut self, words: usize, everywhere: u32) -> Option<u32> {
         self.share(everywhere);
-        let class = *CLASS_OF.get(words)?;
+        let class = SIZES.iter().position(|size| usize::from(*size) >= words)?;
+        let class = u8::try_from(class).ok()?;
         let head = *self.state.partial.get(usize::from(class))?;
         let page = match head.checked_sub(1) {
             Some(page) => page,

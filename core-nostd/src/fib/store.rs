@@ -106,7 +106,7 @@ impl<B: Bits, V> Entry<B, V> {
 /// On which side of a fork at `position` a prefix lies.
 fn side<B: Bits>(prefix: Prefix<B>, position: u8) -> bool {
     let index = position / 2;
-    if position % 2 == 0 {
+    if position.is_multiple_of(2) {
         prefix.length > index
     } else {
         prefix.bits.bit(index)
@@ -346,7 +346,7 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
             if position / 2 > common {
                 break;
             }
-            if position % 2 == 0 {
+            if position.is_multiple_of(2) {
                 best = Some(fork.child(false));
             }
             link = fork.child(side(prefix, position));

@@ -134,6 +134,7 @@ mod tests {
     extern crate std;
 
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
     use std::vec;
 
     use zerocopy::FromZeros;
@@ -169,10 +170,10 @@ mod tests {
                 let entry = &mut entries[id.index()];
                 assert_eq!(model.remove(&(entry.network, entry.underlay)), Some(id));
                 *entry = PeerEntry::new_zeroed();
-            } else if !model.contains_key(&(network, key)) {
+            } else if let Entry::Vacant(vacant) = model.entry((network, key)) {
                 (entry.present, entry.network, entry.underlay) = (true, network, key);
                 table.insert(&entries, id);
-                model.insert((network, key), id);
+                vacant.insert(id);
             }
             let found = table.find(&entries, network, key).map(|(id, _)| id);
             assert_eq!(found, model.get(&(network, key)).copied());

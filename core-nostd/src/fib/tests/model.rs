@@ -65,7 +65,7 @@ fn churn<B: Address + core::fmt::Debug>(
     let fibs = 2;
     for step in 0..count {
         let number = usize::try_from(random.below(fibs)).unwrap();
-        let known = model.len() > 0 && random.below(2) == 0;
+        let known = !model.is_empty() && random.below(2) == 0;
         let (number, at) = if known {
             let skip = usize::try_from(random.next()).unwrap() % model.len();
             let (number, bits, length) = *model.keys().nth(skip).unwrap();
@@ -101,8 +101,12 @@ fn churn<B: Address + core::fmt::Debug>(
             at.bits.wide() | !crate::addr::mask(at.length) >> (128 - B::WIDTH) << (128 - B::WIDTH),
         );
         let (inside, other) = (address(random), address(random));
-        for address in [at.bits, last, inside, other] {
+        let addresses = [at.bits, last, inside, other];
+        let mut codes = [0; 4];
+        fib.lookup_batch(number, &addresses, &mut codes);
+        for (address, batch) in addresses.into_iter().zip(codes) {
             let found = fib.lookup(number, address);
+            assert_eq!(found, batch);
             assert_eq!(
                 found,
                 scan(model, number, address),
