@@ -5,9 +5,6 @@ use super::bits::{Bits, Prefix};
 use super::node::{CODES, GROUP, INDEX, NO_ROOM, Node, Nodes, SKIP, STORE, Slot, index, is_group};
 use super::store::{Link, Store};
 
-/// Addresses that are looked up at once.
-const CHUNK: usize = 32;
-
 /// What all FIBs of a family need, borrowed.
 pub(super) struct Family<'a, B, V> {
     pub(super) store: Store<'a, B, V>,
@@ -37,42 +34,6 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             return found;
         }
         self.resume(nodes, fib, (node.inherit, found), address)
-    }
-
-    /// Looks up as many addresses as both slices have. All root nodes are read before
-    /// all results, so that the processor waits for many of them at once, and nothing
-    /// branches on what is usual.
-    pub(super) fn find_all(
-        &self,
-        nodes: &Nodes<'_>,
-        fib: usize,
-        addresses: &[B],
-        codes: &mut [u32],
-    ) {
-        let roots = self.roots.get(fib << self.stride..).unwrap_or_default();
-        let words = &*nodes.pages.words;
-        for (addresses, codes) in addresses.chunks(CHUNK).zip(codes.chunks_mut(CHUNK)) {
-            let mut places = [(0, 0); CHUNK];
-            for (address, place) in addresses.iter().zip(&mut places) {
-                if let Some(node) = roots.get(index(address.first(self.stride))) {
-                    *place = (node.word(address.six(self.stride)), node.inherit);
-                }
-            }
-            let mut unusual = false;
-            for ((word, inherit), code) in places.iter().zip(codes.iter_mut()) {
-                let found = words.get(*word).copied().unwrap_or(0);
-                *code = if found == 0 { *inherit } else { found };
-                unusual |= code.wrapping_sub(1) >= CODES - 1;
-            }
-            if !unusual {
-                continue;
-            }
-            for ((address, code), (_, inherit)) in addresses.iter().zip(codes).zip(&places) {
-                if code.wrapping_sub(1) >= CODES - 1 {
-                    *code = self.resume(nodes, fib, (*inherit, *code), *address);
-                }
-            }
-        }
     }
 
     /// From what a root's slot holds, if that is no code.

@@ -85,10 +85,13 @@ impl<V: Value + 'static> Fib<'_, V> {
         B::of(self).find(&self.nodes, fib, address)
     }
 
-    /// Looks up as many addresses as both slices have, and writes their codes. An
-    /// address takes less time so than alone when the FIB is larger than the caches.
+    /// Looks up as many addresses as both slices have, and writes their codes: the
+    /// processor overlaps the waits of those that follow each other.
     pub fn lookup_batch<B: Address>(&self, fib: usize, addresses: &[B], codes: &mut [u32]) {
-        B::of(self).find_all(&self.nodes, fib, addresses, codes);
+        let family = B::of(self);
+        for (address, code) in addresses.iter().zip(codes) {
+            *code = family.find(&self.nodes, fib, *address);
+        }
     }
 
     /// The value of exactly this prefix.

@@ -176,36 +176,32 @@ fn what_found_no_room_gets_it_when_there_is_some() {
 
 #[test]
 fn moving_blocks_out_of_sparse_pages_makes_room() {
-    const PAGES: usize = 40;
-    let mut storage = boxed::<FibStorage<u32, 1, 60_000, 1024, 64, 64, PAGES>>();
+    // Room for 60 large blocks (20 pages) and 128 small ones (2), but not for large
+    // ones beside 11 pages that each have a few small ones.
+    let mut storage = boxed::<FibStorage<u32, 1, 6000, 1024, 64, 4, 24>>();
     let mut fib = storage.fib();
-    // Blocks of two fill all pages ...
-    let count = u32::try_from((PAGES - 1) * 96).unwrap();
-    let two = |number: u32| prefix(spread(number), 16);
-    let wide = |number: u32| v4("0.0.0.0/0").bits | number << 22;
+    let node = |number: u32| (number * 8 + number / 128) % 1024;
+    let small = |number: u32| prefix(node(number) << 22, 16);
     for number in 0..1024 {
-        fib.insert(0, prefix(wide(number), 11), 1 + number % 2)
-            .unwrap();
+        fib.insert(0, small(number), 1 + number % 2).unwrap();
     }
-    for number in 0..count.min(1 << 10) {
-        fib.insert(0, two(number), 3 + number % 2).unwrap();
+    for number in (0..1024).filter(|number| node(*number) < 896) {
+        fib.remove(0, small(number)).unwrap();
     }
-    // ... and most go, so that each page keeps a few.
-    for number in (0..count.min(1 << 10)).filter(|number| number % 8 != 0) {
-        fib.remove(0, two(number));
-    }
-    // Now blocks of 64 are wanted.
+    let large = |number: u32| 0x0400_0000 + (number << 16);
     for number in 0..64 * 60 {
-        let at = prefix(0x0400_0000 + (number << 16), 16);
+        let at = prefix(large(number), 16);
         fib.insert(0, at, 1 + number % 200).unwrap();
     }
-    fib.heal(u32::MAX);
-    fib.heal(u32::MAX);
-    for number in 0..64 * 60 {
-        let at = 0x0400_0000 + (number << 16);
-        assert_eq!(fib.lookup(0, at), 1 + number % 200);
+    // A round that finds room in the end, and one that finds nothing more to do.
+    for _ in 0..4 {
+        fib.heal(u32::MAX);
     }
-    assert!(!fib.usage().pressed);
+    let pages = fib.nodes.pages.in_use();
+    assert!(!fib.usage().pressed, "no room, {pages} pages in use");
+    for number in 0..64 * 60 {
+        assert_eq!(fib.lookup(0, large(number)), 1 + number % 200);
+    }
 }
 
 #[test]
