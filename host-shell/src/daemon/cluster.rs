@@ -178,3 +178,7 @@ fn ip_prefix(prefix: IpNet) -> IpPrefix {
 fn host_net(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

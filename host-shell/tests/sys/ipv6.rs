@@ -51,6 +51,8 @@ async fn ipv6_works_at_once_wherever_the_kernel_has_it() {
             .map(|e| e["local"].as_str().unwrap())
             .collect();
         assert_eq!(found.len(), 2, "{off}: {seen}");
+        let tentative = entries.iter().any(|entry| entry["tentative"] == true);
+        assert!(!tentative, "{off}: {seen}");
         assert!(found.contains(&"fe80::858:aff:fef4:107"), "{off}: {seen}");
         // Bound and sent at once: nothing is tentative, and the way out is known.
         let question = namespace.run(|| {
