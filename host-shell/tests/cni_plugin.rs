@@ -388,7 +388,7 @@ fn bad_configurations_never_reach_the_daemon() {
     run(
         "ADD",
         "c1",
-        node.conf_with("runtimeConfig", json!({"ips": ["fd00::1"]}))
+        node.conf_with("runtimeConfig", json!({"ips": ["fd00::1", "fd00::2"]}))
             .as_bytes(),
     )
     .assert_error(2, "fd00::1");
