@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use culvert_core::offload::{Layout, Segments};
+use culvert_core::offload::{Accepts, Layout, Segments};
 use culvert_core::{Checksum, Frame, Segmentation};
 
 use super::buffers::{Inbound, Received};
@@ -17,12 +17,19 @@ const MALFORMED_BUDGET: usize = 64;
 /// A TAP as a port.
 pub struct TapPort {
     tap: Tap,
+    accepts: Accepts,
 }
 
 impl TapPort {
-    /// The TAP as a port.
+    /// The TAP as a port that is offered super-frames of all kinds.
     pub fn new(tap: Tap) -> Self {
-        TapPort { tap }
+        TapPort::accepting(tap, Accepts::ALL)
+    }
+
+    /// The TAP as a port that is offered these kinds of super-frames; others are cut
+    /// into packets first.
+    pub fn accepting(tap: Tap, accepts: Accepts) -> Self {
+        TapPort { tap, accepts }
     }
 
     /// The TAP itself.
@@ -63,24 +70,39 @@ impl TapPort {
         Ok(())
     }
 
-    /// Writes a frame, its header put in front of it in its headroom.
-    ///
-    /// A super-frame of a kind or size that the kernel does not take, as UDP ones
-    /// before Linux 6.2, is cut and written segment by segment.
+    /// Writes a frame. A super-frame that the port does not accept, or the kernel does
+    /// not after all (UDP ones before Linux 6.2), is cut and written packet by packet.
     pub(super) fn send(&self, frame: &mut Frame<'_>, tools: &mut Tools<'_>) {
-        let header = header(frame).emit();
-        let (buffer, range) = frame.buffer_mut();
-        let Some(start) = range.start.checked_sub(VirtioNetHeader::LEN) else {
-            return tools.counters.add(ShellCounter::TapTxFailed, 1);
+        let written = match self.takes(frame.segmentation) {
+            true => self.write(frame),
+            false => Err(io::ErrorKind::InvalidInput.into()),
         };
-        buffer[start..range.start].copy_from_slice(&header);
-        match self.tap.write(&buffer[start..range.end]) {
-            Ok(_) => {}
+        match written {
+            Ok(()) => {}
             Err(error) if is_refused(&error) && frame.segmentation != Segmentation::None => {
                 self.send_segments(frame, tools);
             }
             Err(_) => tools.counters.add(ShellCounter::TapTxFailed, 1),
         }
+    }
+
+    fn takes(&self, segmentation: Segmentation) -> bool {
+        match segmentation {
+            Segmentation::None => true,
+            Segmentation::TcpV4 { .. } => self.accepts.tcp_v4,
+            Segmentation::TcpV6 { .. } => self.accepts.tcp_v6,
+            Segmentation::Udp { .. } => self.accepts.udp,
+        }
+    }
+
+    /// Writes a frame as it is, its header put in front of it in its headroom.
+    fn write(&self, frame: &mut Frame<'_>) -> io::Result<()> {
+        let header = header(frame).emit();
+        let (buffer, range) = frame.buffer_mut();
+        let start = range.start.checked_sub(VirtioNetHeader::LEN);
+        let start = start.ok_or(io::ErrorKind::OutOfMemory)?;
+        buffer[start..range.start].copy_from_slice(&header);
+        self.tap.write(&buffer[start..range.end]).map(drop)
     }
 
     fn send_segments(&self, frame: &Frame<'_>, tools: &mut Tools<'_>) {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::node::UDP_PORT;
 use crate::lab::Namespace;
 
-/// A capture at `u0`, ended when it is read or dropped.
+/// A capture at a device, ended when it is read or dropped.
 pub(super) struct Capture {
     process: Child,
     file: tempfile::NamedTempFile,
@@ -18,12 +19,23 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn start(space: &Namespace) -> Capture {
+    pub(super) fn start(space: &Namespace, device: &str) -> Capture {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut process = Command::new("ip")
             .args(["netns", "exec", &space.name])
             .args([
-                "tcpdump", "-Z", "root", "-i", "u0", "-U", "-s", "0", "-B", "65536", "-w",
+                "tcpdump",
+                "-Z",
+                "root",
+                "-i",
+                device,
+                "--immediate-mode",
+                "-U",
+                "-s",
+                "0",
+                "-B",
+                "65536",
+                "-w",
             ])
             .arg(file.path())
             .stderr(Stdio::piped())
@@ -51,7 +63,9 @@ impl Capture {
     ) -> Vec<Vec<String>> {
         self.end();
         let mut tshark = Command::new("tshark");
-        tshark.args(options).arg("-r").arg(self.file.path());
+        let vxlan = format!("udp.port=={UDP_PORT},vxlan");
+        tshark.args(["-d", &vxlan]).args(options);
+        tshark.arg("-r").arg(self.file.path());
         tshark.args(["-Y", filter, "-T", "fields", "-E", "occurrence=f"]);
         for field in fields {
             tshark.args(["-e", field]);

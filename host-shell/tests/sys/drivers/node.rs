@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 
 use culvert_core::channel::*;
+use culvert_core::offload::Accepts;
 use culvert_core::*;
 use culvert_host::dataplane::{
     Driver, ShellCounter, TapPort, Underlay, UnderlayOptions, Worker, WorkerEnded,
@@ -16,7 +17,6 @@ use culvert_host::sys::tap::{Tap, TapOptions};
 use crate::lab::Namespace;
 
 const UNDERLAY: PortId = PortId(0);
-const POD: PortId = PortId(1);
 const NET: NetworkId = NetworkId(0);
 const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
 pub(super) const UDP_PORT: u16 = 8472;
@@ -91,34 +91,51 @@ impl Node {
         };
         let underlay = space.run(|| Underlay::bind(options)).unwrap();
         node.attach(UNDERLAY, Driver::Underlay(Box::new(underlay)));
-        let mtu = 1500 - plan.overhead();
-        node.attach(
-            POD,
-            Driver::Tap(TapPort::new(node.tap(plan.tap, number, mtu))),
-        );
+        node.attach_pod(plan, (number, 2), &node.pod, Accepts::ALL);
         node
+    }
+
+    /// Adds the pod `10.244.number.last` in `space`.
+    pub(super) fn attach_pod(
+        &self,
+        plan: Plan,
+        place: (usize, u16),
+        space: &Namespace,
+        accepts: Accepts,
+    ) {
+        let mtu = 1500 - plan.overhead();
+        let mac = mac(place);
+        let addresses = addresses(place);
+        let port = Port {
+            id: PortId(place.1),
+            mtu,
+            mac: mac.parse().unwrap(),
+            offloads: Offloads::CHECKSUM,
+            kind: PortKind::Endpoint(Endpoint {
+                network: NET,
+                addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+                allowed: heapless::Vec::new(),
+            }),
+        };
+        self.apply(Owner::Attachment, &[Operation::UpsertPort(port)]);
+        space.skip_dad();
+        let tap = space.run(|| Tap::create("eth0", plan.tap)).unwrap();
+        for args in [
+            format!("link set eth0 address {mac} mtu {mtu} up"),
+            format!("addr add {}/32 dev eth0", addresses[0]),
+            format!("addr add {}/128 dev eth0 nodad", addresses[1]),
+            "route add default via 169.254.1.1 dev eth0 onlink".to_owned(),
+            "route add default via fe80::1 dev eth0".to_owned(),
+        ] {
+            space.ip(&args.split(' ').collect::<Vec<_>>());
+        }
+        let driver = Driver::Tap(TapPort::accepting(tap, accepts));
+        self.attach(PortId(place.1), driver);
     }
 
     fn attach(&self, port: PortId, driver: Driver) {
         let attached = self.runtime.block_on(self.worker.attach(port, driver));
         assert!(attached.unwrap().is_none());
-    }
-
-    /// The pod's interface, configured.
-    fn tap(&self, options: TapOptions, number: usize, mtu: u16) -> Tap {
-        let pod = &self.pod;
-        pod.skip_dad();
-        let tap = pod.run(|| Tap::create("eth0", options)).unwrap();
-        for args in [
-            format!("link set eth0 address {} mtu {mtu} up", mac(number)),
-            format!("addr add 10.244.{number}.2/32 dev eth0"),
-            format!("addr add fd00:244:{number}::2/128 dev eth0 nodad"),
-            "route add default via 169.254.1.1 dev eth0 onlink".to_owned(),
-            "route add default via fe80::1 dev eth0".to_owned(),
-        ] {
-            pod.ip(&args.split(' ').collect::<Vec<_>>());
-        }
-        tap
     }
 
     fn program(&self, plan: Plan, number: usize) {
@@ -145,22 +162,6 @@ impl Node {
                 to_peer(&plan, &format!("fd00:244:{other}::/64")),
             ],
         );
-        let addresses = [
-            format!("10.244.{number}.2"),
-            format!("fd00:244:{number}::2"),
-        ];
-        let pod = Port {
-            id: POD,
-            mtu: 1500 - plan.overhead(),
-            mac: mac(number).parse().unwrap(),
-            offloads: Offloads::CHECKSUM,
-            kind: PortKind::Endpoint(Endpoint {
-                network: NET,
-                addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-                allowed: heapless::Vec::new(),
-            }),
-        };
-        self.apply(Owner::Attachment, &[Operation::UpsertPort(pod)]);
     }
 
     fn apply(&self, owner: Owner, operations: &[Operation]) {
@@ -232,16 +233,23 @@ impl Node {
             .unwrap()
     }
 
-    /// Pings from the pod; all answers must come.
-    pub(super) fn ping(&self, args: &str) {
-        let output = self.exec(&format!("ping -i 0.05 -W 2 {args}"));
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains(" 0% packet loss"), "{args}: {output:?}");
+    /// Pings from the pod until so many answers have come.
+    pub(super) fn ping(&self, count: u8, args: &str) {
+        // Without -w it takes an answer for lost after twice the round-trip time.
+        let output = self.exec(&format!("ping -i 0.1 -w 10 -c {count} {args}"));
+        assert!(output.status.success(), "{args}: {output:?}");
     }
 }
 
-fn mac(number: usize) -> String {
-    format!("0a:58:0a:f4:0{number}:02")
+fn mac((number, last): (usize, u16)) -> String {
+    format!("0a:58:0a:f4:0{number}:0{last}")
+}
+
+fn addresses((number, last): (usize, u16)) -> [String; 2] {
+    [
+        format!("10.244.{number}.{last}"),
+        format!("fd00:244:{number}::{last}"),
+    ]
 }
 
 fn list<T: Clone, const N: usize>(items: &[T]) -> heapless::Vec<T, N> {
