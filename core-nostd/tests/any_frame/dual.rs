@@ -116,7 +116,8 @@ fn check(gateway: &mut Gateway<'_>, node: &Node, shell: &Shell, (port, input): (
     let rx = count(gateway, Counter::Rx);
     let came = input.outer.map(|outer| outer.src);
     let output = shell.run(gateway, port, input.clone());
-    assert_eq!(count(gateway, Counter::Rx), rx + 1);
+    // A super-frame counts as the packets that it stands for.
+    assert!(count(gateway, Counter::Rx) > rx);
     assert_eq!(
         count(gateway, Counter::Rx),
         usize::try_from(sum_of_fates(gateway)).unwrap()

@@ -155,12 +155,14 @@ proptest! {
                     0
                 }
             };
-            prop_assert_eq!(gateway.counter(Counter::Rx), received);
-            prop_assert_eq!(sum_of_fates(&gateway), received);
+            // A super-frame counts as the packets that it stands for.
+            prop_assert!(gateway.counter(Counter::Rx) >= received);
+            prop_assert_eq!(sum_of_fates(&gateway), gateway.counter(Counter::Rx));
             let originated = u64::try_from(sent).unwrap();
-            prop_assert_eq!(gateway.counter(Counter::Originated), originated);
+            prop_assert!(gateway.counter(Counter::Originated) >= originated);
             let gone = gateway.counter(Counter::QueueLost);
-            prop_assert!(gone <= gateway.counter(Counter::Queue) + originated);
+            let made = gateway.counter(Counter::Originated);
+            prop_assert!(gone <= gateway.counter(Counter::Queue) + made);
         }
     }
 }
