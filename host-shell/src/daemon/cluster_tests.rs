@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use culvert_core::channel::{Encap, Proxy};
 
 use super::*;
-use crate::daemon::underlay::{UnderlayOptions, pod_mtu};
+use crate::daemon::underlay::{self, pod_mtu};
 use crate::netlink::{Link, OperState};
 
 /// n1, this node; n2 in its subnet; n3 in another. All have both IP versions.
@@ -93,7 +93,7 @@ fn the_network_is_as_the_file_says() {
     });
     let accepted = EncapSet::of(&[Encap::Vxlan, Encap::Ipip]);
     assert_eq!(peers.collect::<Vec<_>>(), [accepted; 2]);
-    let options = UnderlayOptions::of(&config);
+    let options = underlay::options(&config);
     assert_eq!((options.udp_port, options.ipip), (Some(8472), true));
     assert!(options.zero_udp_checksum);
 }

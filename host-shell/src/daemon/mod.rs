@@ -114,7 +114,7 @@ impl Daemon {
         let netlink = Netlink::connect(None).map_err(start_error)?;
         let underlay = underlay::find_link(&config, &netlink).await?;
         let pod_mtu = underlay::pod_mtu(&config, &underlay)?;
-        let sockets = underlay::bind(&config).await?;
+        let sockets = underlay::bind(underlay::options(&config)).await?;
         let (worker, channel, ended) = Worker::start().map_err(start_error)?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);

@@ -111,15 +111,19 @@ pub(super) fn pod_mtu(config: &Config, underlay: &UnderlayLink) -> Result<u32, S
     Ok(rest)
 }
 
-/// Opens what the encapsulations in use need; `None` when that is nothing.
-pub(super) async fn bind(config: &Config) -> Result<Option<Underlay>, StartError> {
+/// What the underlay's driver has to carry.
+pub(super) fn options(config: &Config) -> UnderlayOptions {
     let network = &config.cluster.network;
-    let options = UnderlayOptions {
+    UnderlayOptions {
         address: config.node.underlay,
         udp_port: network.uses(Encap::Vxlan).then_some(network.udp_port),
         ipip: network.uses(Encap::Ipip),
         zero_udp_checksum: !network.udp_checksum,
-    };
+    }
+}
+
+/// Opens what the encapsulations in use need; `None` when that is nothing.
+pub(super) async fn bind(options: UnderlayOptions) -> Result<Option<Underlay>, StartError> {
     if options.udp_port.is_none() && !options.ipip {
         return Ok(None);
     }

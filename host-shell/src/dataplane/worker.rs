@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use culvert_core::{Fate, Gateway, Host, Instant, Originated, Packet, PortId};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -17,6 +17,9 @@ use zerocopy::FromZeros;
 use super::buffers::{BATCH, Buffers};
 use super::control::ControlEnd;
 use super::{Command, Driver, Never, ShellCounter, ShellCounters, Tools, Underlay};
+
+/// How often the core is asked for what it has to say by itself.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Batches taken from one port before the others have their turn.
 const TURNS: usize = 4;
@@ -73,6 +76,7 @@ pub(super) fn spawn(
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             counters,
             started: Clock::now(),
+            ticked: Clock::now(),
         };
         match worker.run() {
             Ok(()) => tracing::debug!("the data-plane worker has stopped"),
@@ -99,6 +103,8 @@ struct WorkerThread<'a> {
     scratch: Box<[u8]>,
     counters: Arc<ShellCounters>,
     started: Clock,
+    /// When the core was last asked for what it has to say by itself.
+    ticked: Clock,
 }
 
 impl WorkerThread<'_> {
@@ -106,7 +112,7 @@ impl WorkerThread<'_> {
     fn run(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let ready = match self.epoll.wait(&mut events, self.until_tick()) {
                 Ok(ready) => ready,
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -122,7 +128,33 @@ impl WorkerThread<'_> {
                     token => self.serve_port(token, event.events()),
                 }
             }
+            if self.ticked.elapsed() >= TICK {
+                self.tick();
+            }
         }
+    }
+
+    /// How long to sleep at most. Rounded up, so that the core is not asked early
+    /// and the loop does not spin.
+    fn until_tick(&self) -> EpollTimeout {
+        let rest = TICK.saturating_sub(self.ticked.elapsed()).as_millis() + 1;
+        EpollTimeout::from(u16::try_from(rest).unwrap_or(u16::MAX))
+    }
+
+    /// Sends what the core has to say by itself: announcements of new endpoints.
+    fn tick(&mut self) {
+        self.ticked = Clock::now();
+        let now = self.now();
+        let (_, mut spares) = self.buffers.packets();
+        let mut originated = Originated::new(&mut spares);
+        self.gateway.tick(now, &mut originated);
+        let mut tools = Tools {
+            counters: &self.counters,
+            scratch: &mut self.scratch,
+        };
+        let made = originated.into_made();
+        // All of it is forwarded: the port it came in by does not matter.
+        send(&mut self.ports, PortId::default(), made, &mut tools);
     }
 
     fn serve_control(&mut self) -> io::Result<()> {
