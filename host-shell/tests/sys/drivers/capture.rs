@@ -1,55 +1,44 @@
 //! What is on the wire, as tshark reads it.
 
-use std::io::{BufRead, BufReader};
+use std::cell::Cell;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use super::node::UDP_PORT;
-use crate::lab::Namespace;
+use crate::lab::{Namespace, eventually};
+
+const FILE: &str = "capture.pcapng";
 
 /// A capture at a device, ended when it is read or dropped.
 pub(super) struct Capture {
     process: Child,
-    file: tempfile::NamedTempFile,
-    ended: std::cell::Cell<bool>,
+    dir: TempDir,
+    ended: Cell<bool>,
 }
 
 impl Capture {
     pub(super) fn start(space: &Namespace, device: &str) -> Capture {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let mut process = Command::new("ip")
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let process = Command::new("ip")
             .args(["netns", "exec", &space.name])
-            .args([
-                "tcpdump",
-                "-Z",
-                "root",
-                "-i",
-                device,
-                "--immediate-mode",
-                "-U",
-                "-s",
-                "0",
-                "-B",
-                "65536",
-                "-w",
-            ])
-            .arg(file.path())
-            .stderr(Stdio::piped())
+            .args(["dumpcap", "-q", "-B", "64", "-i", device, "-w"])
+            .arg(&file)
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        let mut stderr = BufReader::new(process.stderr.take().unwrap());
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.contains("listening"), "{line}");
-        thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        // It makes the file when it is ready.
+        let ready = || std::fs::metadata(&file).is_ok_and(|file| file.len() > 0);
+        eventually(|| ready().then_some(())).expect("dumpcap");
         Capture {
             process,
-            file,
-            ended: std::cell::Cell::new(false),
+            dir,
+            ended: Cell::new(false),
         }
     }
 
@@ -65,7 +54,7 @@ impl Capture {
         let mut tshark = Command::new("tshark");
         let vxlan = format!("udp.port=={UDP_PORT},vxlan");
         tshark.args(["-d", &vxlan]).args(options);
-        tshark.arg("-r").arg(self.file.path());
+        tshark.arg("-r").arg(self.dir.path().join(FILE));
         tshark.args(["-Y", filter, "-T", "fields", "-E", "occurrence=f"]);
         for field in fields {
             tshark.args(["-e", field]);
@@ -80,8 +69,8 @@ impl Capture {
 
     fn end(&self) {
         if !self.ended.replace(true) {
-            // What was sent last is still on its way into the file.
-            thread::sleep(Duration::from_millis(200));
+            // dumpcap reads the kernel's ring every 250 ms at most.
+            thread::sleep(Duration::from_millis(300));
             let pid = Pid::from_raw(self.process.id().try_into().unwrap());
             kill(pid, Signal::SIGINT).unwrap();
             thread::sleep(Duration::from_millis(200));
