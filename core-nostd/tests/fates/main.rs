@@ -71,6 +71,16 @@ fn counters(gateway: &Gateway<'_>) -> HashMap<u16, u64> {
         .collect()
 }
 
+/// How many packets the frame stands for, by its marks, which may be wrong.
+fn packets(output: &Output) -> u64 {
+    let mut bytes = output.bytes.clone();
+    let len = bytes.len();
+    let mut frame = Frame::new(&mut bytes, 0, len).unwrap();
+    frame.checksum = output.checksum;
+    frame.segmentation = output.segmentation;
+    u64::from(offload::segments(&frame))
+}
+
 #[test]
 fn every_drop_reason_is_reached_and_counted_alone() {
     let mut reached = Vec::new();
@@ -81,10 +91,7 @@ fn every_drop_reason_is_reached_and_counted_alone() {
         gateway.apply(Owner::Cluster, &case.setup).unwrap();
         let output = run(&mut gateway, case.port, case.input.clone());
         assert_eq!(output.fate, Fate::Drop(case.reason), "{case:?}");
-        // A super-frame counts as the packets that it stands for.
-        let packets = gateway.counter(Counter::Rx);
-        let plain = case.input.segmentation == Segmentation::None;
-        assert!(packets == 1 || packets > 1 && !plain, "{case:?}");
+        let packets = packets(&output);
         let mut expected = HashMap::from([
             (Counter::Rx.number(), packets),
             (Counter::Drop(case.reason).number(), packets),
