@@ -2,7 +2,7 @@
 //! container runtime makes them.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,19 +128,20 @@ pub(crate) fn net_conf(site: &Site, node: &str) -> Value {
     })
 }
 
-/// The result of an ADD, and the IPv4 address it gave.
-pub(crate) fn parse_result(text: &str) -> Result<(Value, Ipv4Addr)> {
+/// The result of an ADD, and the addresses it gave: IPv4 and, if any, IPv6.
+pub(crate) fn parse_result(text: &str) -> Result<(Value, Ipv4Addr, Option<Ipv6Addr>)> {
     let result: Value =
         serde_json::from_str(text).with_context(|| format!("the CNI result is no JSON: {text}"))?;
     let addresses = result["ips"]
         .as_array()
         .context("the CNI result has no `ips`")?;
-    let first = addresses
+    let texts = addresses
         .iter()
-        .filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok())
-        .next();
+        .filter_map(|ip| ip["address"].as_str()?.split('/').next());
+    let first = texts.clone().find_map(|address| address.parse().ok());
+    let address6 = texts.clone().find_map(|address| address.parse().ok());
     let address = first.with_context(|| format!("the CNI result has no IPv4 address: {text}"))?;
-    Ok((result, address))
+    Ok((result, address, address6))
 }
 
 /// The last `lines` lines of a log.
@@ -158,7 +159,9 @@ mod tests {
     #[test]
     fn the_first_ipv4_address_of_a_result_is_the_pods() {
         let text = r#"{"ips":[{"address":"fd00::2/128"},{"address":"10.244.1.2/32"}]}"#;
-        assert_eq!(parse_result(text).unwrap().1, Ipv4Addr::new(10, 244, 1, 2));
+        let (_, address, address6) = parse_result(text).unwrap();
+        assert_eq!(address, Ipv4Addr::new(10, 244, 1, 2));
+        assert_eq!(address6, Some("fd00::2".parse().unwrap()));
         for bad in ["", "{}", r#"{"ips":[]}"#, r#"{"ips":[{"address":"x"}]}"#] {
             assert!(parse_result(bad).is_err(), "{bad}");
         }

@@ -32,6 +32,7 @@ pub fn hold(panic: bool, guest: bool) -> Result<()> {
         vni: 1,
         udp_port: 8472,
         nodes,
+        ..NetworkPlan::default()
     };
     let mut lab = Lab::new(Plan {
         mtu: 1500,

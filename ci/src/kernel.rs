@@ -14,13 +14,18 @@ pub(crate) fn device(network: &NetworkPlan) -> String {
 }
 
 /// The lines for `ip -batch` that give a node its addresses on the underlay.
-pub(crate) fn underlay_lines(node: &NodePlan) -> String {
+pub(crate) fn underlay_lines(network: &NetworkPlan, node: &NodePlan) -> String {
     let (address, address6) = (node.underlay(), node.underlay6());
-    format!(
-        "addr add {address}/24 dev eth0\n\
-         addr add {address6}/64 dev eth0 nodad\n\
+    let (length, length6) = network.subnets;
+    let mut lines = format!(
+        "addr add {address}/{length} dev eth0\n\
+         addr add {address6}/{length6} dev eth0 nodad\n\
          link set eth0 up\n"
-    )
+    );
+    if network.subnets != NetworkPlan::default().subnets {
+        lines += "route replace 192.168.77.0/24 dev eth0\nroute replace fd00:77::/64 dev eth0\n";
+    }
+    lines
 }
 
 /// Configures the node's pod network.

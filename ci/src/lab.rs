@@ -38,7 +38,7 @@ pub struct Pod {
     pub node: String,
     /// Its address.
     pub address: Ipv4Addr,
-    /// Its IPv6 address; pods on guests have one.
+    /// Its IPv6 address; pods on guests and in dual-stack networks have one.
     pub address6: Option<Ipv6Addr>,
     /// The container's identity as the runtime gives it, 64 hex digits.
     pub container: String,
@@ -136,7 +136,7 @@ impl Lab {
         );
         run(&["ip", "-n", &underlay, "-batch", "-"], &wire)?;
         let place = self.place(name);
-        place.batch("ip", &kernel::underlay_lines(node))?;
+        place.batch("ip", &kernel::underlay_lines(network, node))?;
         self.run(name, &["sh", "-ec", FORWARD])?;
         if node.kind == NodeKind::Culvert {
             return Files::new(&self.site, name).write(network, node);
@@ -252,8 +252,8 @@ impl Lab {
         match plan.kind {
             NodeKind::Culvert => {
                 let output = self.cni("ADD", &made)?.success()?;
-                let (result, address) = culvert::parse_result(&output.stdout)?;
-                (made.result, made.address) = (Some(result), address);
+                let (result, address, address6) = culvert::parse_result(&output.stdout)?;
+                (made.result, made.address, made.address6) = (Some(result), address, address6);
             }
             NodeKind::Kernel | NodeKind::Guest(_) => {
                 let free = |host: &u8| {

@@ -28,6 +28,13 @@ enum Verb {
         /// Make all nodes plain Linux: tells a fault of the lab from one of culvert.
         #[arg(long, hide = true)]
         peer_only: bool,
+        /// Show one encapsulation with Debian's kernel in QEMU as a peer: vxlan,
+        /// ipip, direct or cross-subnet.
+        #[arg(long, conflicts_with_all = ["keep", "peer_only"])]
+        encap: Option<demo::encap::Mode>,
+        /// Over an IPv6 underlay.
+        #[arg(long, requires = "encap")]
+        ipv6: bool,
     },
     /// Take down what dead labs and kept ones left.
     Sweep,
@@ -83,7 +90,14 @@ fn main() -> ExitCode {
 
 fn act(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Demo { keep, peer_only } => demo::run(demo::Options { keep, peer_only }),
+        Verb::Demo {
+            encap: Some(mode),
+            ipv6: over_v6,
+            ..
+        } => demo::encap::run(demo::encap::Case { mode, over_v6 }),
+        Verb::Demo {
+            keep, peer_only, ..
+        } => demo::run(demo::Options { keep, peer_only }),
         Verb::Sweep => {
             let swept = sweep(Kept::Take)?;
             println!(

@@ -85,6 +85,32 @@ pub struct NetworkPlan {
     pub udp_port: u16,
     /// Its nodes.
     pub nodes: Vec<NodePlan>,
+    /// Further lines for `[network]` in the cluster file.
+    pub settings: String,
+    /// Whether the pods of culvert nodes have IPv6 addresses too.
+    pub dual_stack: bool,
+    /// Whether the nodes know each other by their IPv6 addresses.
+    pub over_v6: bool,
+    /// Lengths of the prefixes that a node shares with its neighbors, IPv4 and
+    /// IPv6; the rest of the underlay is reached without a router all the same.
+    pub subnets: (u8, u8),
+}
+
+impl Default for NetworkPlan {
+    /// Flannel's numbers, IPv4, and no nodes.
+    fn default() -> Self {
+        Self {
+            name: "pods".into(),
+            net: 244,
+            vni: 1,
+            udp_port: 8472,
+            nodes: Vec::new(),
+            settings: String::new(),
+            dual_stack: false,
+            over_v6: false,
+            subnets: (24, 64),
+        }
+    }
 }
 
 impl NetworkPlan {
@@ -123,19 +149,26 @@ impl NetworkPlan {
     /// The cluster file that all culvert nodes of the network read.
     #[must_use]
     pub fn cluster_toml(&self) -> String {
+        let prefixes = match self.dual_stack {
+            false => format!("\"{}\"", self.prefix()),
+            true => format!("[\"{}\", \"fd00:{:x}::/32\"]", self.prefix(), self.net),
+        };
         let mut text = format!(
-            "[network]\nname = \"{}\"\nprefix = \"{}\"\nvni = {}\nudp_port = {}\n",
-            self.name,
-            self.prefix(),
-            self.vni,
-            self.udp_port
+            "[network]\nname = \"{}\"\nprefix = {prefixes}\nvni = {}\nudp_port = {}\n{}",
+            self.name, self.vni, self.udp_port, self.settings
         );
         for node in &self.nodes {
+            let pods = match self.dual_stack {
+                false => format!("\"{}\"", self.block(node)),
+                true => format!("[\"{}\", \"{}\"]", self.block(node), self.block6(node)),
+            };
+            let underlay = match self.over_v6 {
+                false => node.underlay().to_string(),
+                true => node.underlay6().to_string(),
+            };
             text += &format!(
-                "\n[[node]]\nname = \"{}\"\nunderlay = \"{}\"\npods = \"{}\"\n",
-                node.name,
-                node.underlay(),
-                self.block(node)
+                "\n[[node]]\nname = \"{}\"\nunderlay = \"{underlay}\"\npods = {pods}\n",
+                node.name
             );
             if node.kind != NodeKind::Culvert {
                 text += &format!("vtep_mac = \"{}\"\n", node.vtep_mac());
@@ -236,6 +269,7 @@ mod tests {
             vni: 1,
             udp_port: 8472,
             nodes,
+            ..NetworkPlan::default()
         };
         Plan {
             mtu: 1500,

@@ -39,6 +39,7 @@ pub(crate) fn take_down(mut lab: Lab, progress: &mut Progress, before: &[String]
             .iter()
             .try_for_each(|node| lab.stop_daemon(node, Signal::SIGTERM))
     })?;
+    lab.stop_guests()?;
     progress.step(
         "nothing is left: processes, namespaces, devices, files",
         || nothing_left(lab, before),

@@ -2,6 +2,7 @@
 //! the end nothing is left.
 
 mod cleanup;
+pub mod encap;
 mod progress;
 mod rates;
 mod traffic;
@@ -67,6 +68,7 @@ fn plan(peer_only: bool) -> Plan {
             NodePlan::new("n2", first, 2),
             NodePlan::new("n3", NodeKind::Kernel, 3),
         ],
+        ..NetworkPlan::default()
     };
     let pair = NetworkPlan {
         name: "pair".into(),
@@ -77,6 +79,7 @@ fn plan(peer_only: bool) -> Plan {
             NodePlan::new("k1", NodeKind::Kernel, 11),
             NodePlan::new("k2", NodeKind::Kernel, 12),
         ],
+        ..NetworkPlan::default()
     };
     Plan {
         mtu: 1500,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use super::tunnel::device6;
 use super::{Checksums, Encapsulation, Guest, Machine};
@@ -44,6 +45,18 @@ impl Lab {
         Ok(())
     }
 
+    /// Switches all guests off.
+    ///
+    /// # Errors
+    /// When one does not go.
+    pub fn stop_guests(&mut self) -> Result<()> {
+        for (name, guest) in std::mem::take(&mut self.guests) {
+            let ended = self.site().end(guest.pid(), Signal::SIGKILL);
+            ended.with_context(|| format!("guest {name}"))?;
+        }
+        Ok(())
+    }
+
     /// Starts a guest on the underlay; [`Lab::finish_guest`] must follow.
     pub(crate) fn start_guest(&mut self, node: &NodePlan, checksums: Checksums) -> Result<()> {
         let name = &node.name;
@@ -75,7 +88,7 @@ impl Lab {
         let place = self.place(&node.name);
         place.batch(
             "ip",
-            &format!("link set lo up\n{}", kernel::underlay_lines(node)),
+            &format!("link set lo up\n{}", kernel::underlay_lines(network, node)),
         )?;
         kernel::configure(&place, network, node, self.plan().pod_mtu())?;
         let gateway = network.address6(node, 1);

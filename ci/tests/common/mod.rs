@@ -14,6 +14,7 @@ pub(crate) fn plan(nodes: &[(&str, NodeKind, u8)]) -> Plan {
         vni: 1,
         udp_port: 8472,
         nodes,
+        ..NetworkPlan::default()
     };
     Plan {
         mtu: 1500,
