@@ -14,7 +14,7 @@ use crate::dataplane::{Driver, TapPort};
 use crate::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::state::{Attachment, Key, NetnsId};
 use crate::sys::netns::{NetNs, NetNsError, NetNsId};
-use crate::sys::tap::{Tap, TapError, TapOptions};
+use crate::sys::tap::{Tap, TapError, TapOffloads, TapOptions};
 use crate::sysctl;
 
 /// What marks a pod's device as culvert's and as this attachment's. The kernel
@@ -202,6 +202,12 @@ pub(super) fn netns_id(id: NetNsId) -> NetnsId {
     }
 }
 
+/// Pods send TCP super-frames: the kernels of this node's pods take them whole, and
+/// the underlay's driver cuts them.
+const TAP: TapOptions = TapOptions {
+    offloads: TapOffloads::TCP,
+};
+
 /// Opens the pod's namespace, which must not be the node's own.
 pub(super) fn open_namespace(host: &NetNs, path: &str) -> Result<Arc<NetNs>, CniError> {
     let ns = NetNs::open(Path::new(path)).map_err(|error| match error {
@@ -219,9 +225,7 @@ pub(super) fn open_namespace(host: &NetNs, path: &str) -> Result<Arc<NetNs>, Cni
 
 async fn create_tap(ns: &Arc<NetNs>, name: &str) -> Result<Tap, CniError> {
     let (inside, wanted) = (Arc::clone(ns), name.to_owned());
-    let created = tokio::task::spawn_blocking(move || {
-        inside.run(|| Tap::create(&wanted, TapOptions::default()))
-    });
+    let created = tokio::task::spawn_blocking(move || inside.run(|| Tap::create(&wanted, TAP)));
     let created = created.await.map_err(io_error)?.map_err(io_error)?;
     created.map_err(|error| tap_error(&error, name, ns))
 }
@@ -240,7 +244,7 @@ async fn prepare_ipv6(ns: &Arc<NetNs>, name: &str) -> Result<(), CniError> {
 
 /// Attaches to the device that an earlier daemon left in a pod.
 pub(super) async fn attach_tap(ns: NetNs, name: String) -> Result<Tap, String> {
-    tokio::task::spawn_blocking(move || ns.run(|| Tap::attach(&name, TapOptions::default())))
+    tokio::task::spawn_blocking(move || ns.run(|| Tap::attach(&name, TAP)))
         .await
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())?

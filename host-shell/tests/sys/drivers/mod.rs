@@ -174,7 +174,11 @@ fn a_smaller_mtu_on_the_way_is_learned_and_told_to_the_pods() {
     }) {
         let [a, router, b] = [(); 3].map(|()| Namespace::new());
         routed(&a, &router, &b, 1380);
-        let site = Site::on(Plan::new(encap, addresses), [a, b]);
+        let plan = Plan::new(encap, addresses);
+        let tap = TapOptions {
+            offloads: TapOffloads::TCP,
+        };
+        let site = Site::on(Plan { tap, ..plan }, [a, b]);
         for [_, second] in PODS {
             site.tcp(0, second, 1 << 18);
         }
