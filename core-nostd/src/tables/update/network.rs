@@ -75,6 +75,10 @@ impl Tables<'_> {
         old: &NetworkEntry,
         new: &Network,
     ) -> Result<(), TableError> {
+        // A network that is not there yet has neither peers nor endpoints.
+        if !old.present {
+            return Ok(());
+        }
         if let Some((taken, _)) = self.peer_by_underlay(old, new.local) {
             return Err(TableError::Conflict {
                 table: Table::Peers,
@@ -83,7 +87,7 @@ impl Tables<'_> {
         }
         let other_version = new.local.is_ipv6() != old.local.address().is_ipv6();
         let mut peers = self.peers.iter().filter(|peer| peer.present);
-        if old.present && other_version && peers.any(|peer| peer.network == new.id) {
+        if other_version && peers.any(|peer| peer.network == new.id) {
             return Err(TableError::Invalid(Reason::IpVersion));
         }
         for address in &new.gateways {
