@@ -12,11 +12,11 @@ use culvert_core::{Fate, Gateway, Host, Instant, Originated, Packet, PortId};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::oneshot;
-use zerocopy::FromZeros;
 
 use super::buffers::{BATCH, Buffers};
 use super::control::ControlEnd;
 use super::{Command, Driver, Never, ShellCounter, ShellCounters, Tools, Underlay};
+use crate::sys::zeroed::Zeroed;
 
 /// How often the core is asked for what it has to say by itself.
 const TICK: Duration = Duration::from_millis(100);
@@ -61,10 +61,12 @@ pub(super) fn spawn(
     let run = move || {
         // Dropped at the end, be it a panic: that is how the control plane learns of it.
         let _alive = alive;
-        // Zeroed by the allocator, page by page as it is touched; never on a stack.
-        let mut storage = match Host::new_box_zeroed() {
+        // Page by page as it is touched; never on a stack.
+        let mut storage = match Zeroed::<Host>::new() {
             Ok(storage) => storage,
-            Err(_) => return tracing::error!("no memory for the tables; nothing is forwarded"),
+            Err(error) => {
+                return tracing::error!(%error, "no memory for the tables; nothing is forwarded");
+            }
         };
         let mut worker = WorkerThread {
             epoll,

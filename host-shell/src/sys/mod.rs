@@ -9,3 +9,4 @@ pub mod netns;
 pub mod socket;
 pub mod tap;
 pub mod vnet;
+pub mod zeroed;
