@@ -3,7 +3,7 @@
 //! - `cargo bench -p culvert-benches --bench pipeline` times a packet's whole way
 //!   through the core, beside the same job written with etherparse and prefix-trie.
 //! - `cargo bench -p culvert-benches --bench instructions` counts its instructions
-//!   under valgrind; `ci/instructions` compares them with the recorded ones.
+//!   under valgrind; it needs `cargo install gungraun-runner` and valgrind.
 //! - `cargo bench -p culvert-benches --bench offload` times segmentation in software
 //!   beside a copy of the bytes.
 //!
