@@ -8,6 +8,7 @@ mod cases;
 mod common;
 #[path = "../transactions/dump.rs"]
 mod dump;
+mod gap;
 #[path = "../transactions/model.rs"]
 mod model;
 mod world;
