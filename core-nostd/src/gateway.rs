@@ -173,7 +173,7 @@ impl Gateway<'_> {
             }
             let weight = weight(&packet.frame);
             stats.rx_frames += weight;
-            self.count(ingress, packet);
+            self.count(ingress, packet, weight);
             if let Fate::Drop(reason) = packet.fate {
                 stats.dropped += weight;
                 let now = self.state.now;
@@ -202,7 +202,7 @@ impl Gateway<'_> {
     }
 
     /// Counts a verdict and, at the port it leaves by, the frame.
-    fn count(&mut self, ingress: PortId, packet: &Packet<'_>) {
+    fn count(&mut self, ingress: PortId, packet: &Packet<'_>, weight: u64) {
         let (counter, out) = match packet.fate {
             Fate::Forward(port) => (self.forward_counter(port), Some(port)),
             Fate::Reply => (Counter::Reply, Some(ingress)),
@@ -212,9 +212,9 @@ impl Gateway<'_> {
             Fate::Queue => (Counter::Queue, None),
             Fate::Drop(reason) => (Counter::Drop(reason), None),
         };
-        self.add(counter, weight(&packet.frame));
+        self.add(counter, weight);
         if let Some(port) = out {
-            self.count_sent(port, &packet.frame);
+            self.count_sent(port, &packet.frame, weight);
         }
     }
 
@@ -226,9 +226,9 @@ impl Gateway<'_> {
         }
     }
 
-    fn count_sent(&mut self, port: PortId, frame: &Frame<'_>) {
+    fn count_sent(&mut self, port: PortId, frame: &Frame<'_>, weight: u64) {
         if let Some(port) = self.tables.ports.get_mut(port.index()) {
-            port.stats.tx_frames += weight(frame);
+            port.stats.tx_frames += weight;
             port.stats.tx_bytes += byte_count(frame);
         }
     }

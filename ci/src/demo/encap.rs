@@ -184,13 +184,13 @@ fn show(lab: &mut Lab, case: Case, progress: &mut Progress) -> Result<()> {
 ///
 /// # Errors
 /// What could not be made.
-pub(crate) fn add_pods(lab: &mut Lab, case: Case) -> Result<()> {
+fn add_pods(lab: &mut Lab, case: Case) -> Result<()> {
     let names: Vec<String> = lab.plan().nodes().map(|(_, n)| n.name.clone()).collect();
     for name in &names {
         lab.add_pod(name, &format!("p{name}"))?;
     }
-    for peer in names.iter().filter(|_| names.iter().any(|n| n == "g9")) {
-        for way in case.guest_ways().into_iter().filter(|_| peer != "g9") {
+    for peer in names.iter().filter(|name| *name != "g9") {
+        for way in case.guest_ways() {
             lab.encapsulate("g9", peer, way)?;
         }
     }
@@ -205,7 +205,7 @@ type Travelled = BTreeMap<(String, String, bool), String>;
 ///
 /// # Errors
 /// An answer that is missing, or layers that are not those of the case.
-pub(crate) fn check(lab: &Lab, case: Case) -> Result<Travelled> {
+fn check(lab: &Lab, case: Case) -> Result<Travelled> {
     let mut travelled = Travelled::new();
     for v6 in [false, true] {
         for from in lab.pods() {

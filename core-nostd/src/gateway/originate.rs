@@ -116,8 +116,9 @@ impl Gateway<'_> {
             return;
         };
         spare.fate = Fate::Forward(port);
-        self.add(Counter::Originated, weight(&spare.frame));
-        self.count_sent(port, &spare.frame);
+        let weight = weight(&spare.frame);
+        self.add(Counter::Originated, weight);
+        self.count_sent(port, &spare.frame, weight);
         originated.keep(index);
     }
 

@@ -83,18 +83,9 @@ impl Tables<'_> {
         port: PortId,
         underlay: IpAddr,
     ) -> Option<(&NetworkEntry, (PeerId, &PeerEntry))> {
-        let mut known = None;
-        let networks = self.networks.iter();
-        for network in networks.filter(|n| n.present && n.underlay == port) {
-            let Some(peer) = self.peer_by_underlay(network, underlay) else {
-                continue;
-            };
-            if peer.1.accepts.contains(Encap::Ipip) {
-                return Some((network, peer));
-            }
-            known = known.or(Some((network, peer)));
-        }
-        known
+        self.sender(port, Encap::Ipip, |network| {
+            self.peer_by_underlay(network, underlay)
+        })
     }
 
     /// The network on this raw port, and its peer, that a packet without a tunnel
@@ -105,19 +96,32 @@ impl Tables<'_> {
         port: PortId,
         src: IpAddr,
     ) -> Option<(&NetworkEntry, (PeerId, &PeerEntry))> {
+        self.sender(port, Encap::Direct, |network| {
+            match self.route(network, src)? {
+                NextHop::Peer { peer, .. } => Some((peer, self.peer(peer)?)),
+                _ => None,
+            }
+        })
+    }
+
+    /// Who sent a packet that names no network: of the networks on a port the one
+    /// whose peer may send it so; otherwise the first that knows the peer.
+    fn sender<'s>(
+        &'s self,
+        port: PortId,
+        encap: Encap,
+        peer_in: impl Fn(&'s NetworkEntry) -> Option<(PeerId, &'s PeerEntry)>,
+    ) -> Option<(&'s NetworkEntry, (PeerId, &'s PeerEntry))> {
         let mut known = None;
         let networks = self.networks.iter();
         for network in networks.filter(|n| n.present && n.underlay == port) {
-            let Some(NextHop::Peer { peer: id, .. }) = self.route(network, src) else {
+            let Some(peer) = peer_in(network) else {
                 continue;
             };
-            let Some(peer) = self.peer(id) else {
-                continue;
-            };
-            if peer.accepts.contains(Encap::Direct) {
-                return Some((network, (id, peer)));
+            if peer.1.accepts.contains(encap) {
+                return Some((network, peer));
             }
-            known = known.or(Some((network, (id, peer))));
+            known = known.or(Some((network, peer)));
         }
         known
     }

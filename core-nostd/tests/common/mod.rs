@@ -11,6 +11,7 @@ mod cluster;
 pub mod raw_ports;
 mod shell;
 mod v6;
+mod verdicts;
 
 use culvert_core::channel::*;
 use culvert_core::*;
@@ -19,6 +20,7 @@ use etherparse::PacketBuilder;
 pub use cluster::*;
 pub use shell::*;
 pub use v6::*;
+pub use verdicts::*;
 
 pub const UNDERLAY: PortId = PortId(0);
 pub const HOST: PortId = PortId(1);
@@ -335,24 +337,6 @@ pub fn verified(frame: &[u8]) -> etherparse::PacketHeaders<'_> {
     };
     assert_eq!(found, expected, "transport checksum");
     packet
-}
-
-/// The sum of all verdicts, which must equal `rx`.
-pub fn sum_of_fates(gateway: &Gateway<'_>) -> u64 {
-    let plain = [
-        Counter::ForwardEndpoint,
-        Counter::ForwardHost,
-        Counter::ForwardUnderlay,
-        Counter::Reply,
-        Counter::Consume,
-        Counter::Flood,
-    ];
-    let drops = DropReason::ALL.iter().map(|reason| Counter::Drop(*reason));
-    plain
-        .into_iter()
-        .chain(drops)
-        .map(|c| gateway.counter(c))
-        .sum()
 }
 
 /// Sends a request through the channel as a shell would.

@@ -13,3 +13,5 @@ mod raw_ports;
 mod reasons;
 mod receiving;
 mod sending;
+#[path = "../common/verdicts.rs"]
+mod verdicts;

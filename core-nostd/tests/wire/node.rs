@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use crate::verdicts::sum_of_fates;
 use culvert_core::channel::*;
 use culvert_core::*;
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
@@ -196,23 +197,6 @@ pub fn on_known<R>(setup: Setup, test: impl FnOnce(&mut Gateway<'_>) -> R) -> R 
         run(gateway, 0, WIRE, answer(setup, to, mac(2)));
         test(gateway)
     })
-}
-
-/// The verdicts, which must add up to `rx`.
-pub fn sum_of_fates(gateway: &Gateway<'_>) -> u64 {
-    let plain = [
-        Counter::ForwardEndpoint,
-        Counter::ForwardHost,
-        Counter::ForwardUnderlay,
-        Counter::Reply,
-        Counter::Consume,
-        Counter::Flood,
-        Counter::Punt,
-        Counter::Queue,
-    ];
-    let drops = DropReason::ALL.iter().map(|reason| Counter::Drop(*reason));
-    let all = plain.into_iter().chain(drops);
-    all.map(|counter| gateway.counter(counter)).sum()
 }
 
 /// A frame with what a device said about it.
