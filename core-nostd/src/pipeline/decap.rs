@@ -124,11 +124,11 @@ pub(super) fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
 /// A super-frame's segment size is not told; the largest that fits the tunnel is
 /// as good as the sender's, since a receiver sees a byte stream either way.
 #[inline(always)]
-pub(super) fn restore_offload<'f, 'b>(
+pub(super) fn restore_offload<'f, 'b, 't>(
     tables: &Tables<'_>,
     opened: &Opened<'_>,
-    packet: Ip<'f, 'b, Admitted>,
-) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+    packet: Ip<'f, 'b, Admitted<'t>>,
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     let header = packet.header;
     if packet.frame.checksum != Checksum::None || header.is_fragment() {
         return Ok(packet);
@@ -180,10 +180,10 @@ fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ip::Header) -> Result<(
 
 /// The inner ECN field after decapsulation (RFC 6040 section 4.2, figure 4).
 #[inline(always)]
-pub(super) fn merge_ecn<'f, 'b>(
-    mut packet: Ip<'f, 'b, Admitted>,
+pub(super) fn merge_ecn<'f, 'b, 't>(
+    mut packet: Ip<'f, 'b, Admitted<'t>>,
     outer_tos: u8,
-) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     const NOT_ECT: u8 = 0;
     const ECT_1: u8 = 1;
     const CE: u8 = 3;

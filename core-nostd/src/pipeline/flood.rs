@@ -63,9 +63,7 @@ pub(crate) fn send(
     copy.copy_marks(whole);
     copy.resize(whole.len()).ok_or(DropReason::NoHeadroom)?;
     copy.bytes_mut().copy_from_slice(whole.bytes());
-    let packet: Ip<'_, '_, Admitted> = parse::ip(copy)?.with(Admitted {
-        network: network_id,
-    });
+    let packet: Ip<'_, '_, Admitted<'_>> = parse::ip(copy)?.with(Admitted { network });
     let packet = packet.with(Routed { hop });
     forward::fits(&packet)?;
     deliver::deliver(forward::unchecked(packet, false))

@@ -25,7 +25,7 @@ pub(super) fn run(
     if let Some(message) = local::discovery(&packet)? {
         return local::discover(network, port, packet, &message);
     }
-    let packet = guard::host(port, packet)?;
+    let packet = guard::host(network, packet)?;
     guard::addressed(network, &ethernet, &packet)?;
     if local::is_for_gateway(network, &packet) {
         return local::ip(network, &ethernet, packet);

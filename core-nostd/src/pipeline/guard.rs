@@ -22,11 +22,11 @@ pub(super) fn source_mac(port: &PortEntry, ethernet: &ethernet::Header) -> Resul
 /// Source guard for a pod's packet: its own or an allowed address, and no tunnel
 /// of its own making.
 #[inline(always)]
-pub(super) fn endpoint<'f, 'b>(
+pub(super) fn endpoint<'f, 'b, 't>(
     tables: &Tables<'_>,
-    (network, port): (&NetworkEntry, &PortEntry),
+    (network, port): (&'t NetworkEntry, &PortEntry),
     packet: Ip<'f, 'b, Parsed>,
-) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     not_dhcp(&packet)?;
     if is_link_local(packet.src()) {
         return Err(DropReason::LinkLocalSource.into());
@@ -40,24 +40,20 @@ pub(super) fn endpoint<'f, 'b>(
     if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst()) {
         return Err(DropReason::TunnelSpoof.into());
     }
-    Ok(packet.with(Admitted {
-        network: port.network,
-    }))
+    Ok(packet.with(Admitted { network }))
 }
 
-/// Lets a packet of the host into the port's network.
+/// Lets a packet of the host into its port's network.
 #[inline(always)]
-pub(super) fn host<'f, 'b>(
-    port: &PortEntry,
+pub(super) fn host<'f, 'b, 't>(
+    network: &'t NetworkEntry,
     packet: Ip<'f, 'b, Parsed>,
-) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     not_dhcp(&packet)?;
     if is_link_local(packet.src()) {
         return Err(DropReason::LinkLocalSource.into());
     }
-    Ok(packet.with(Admitted {
-        network: port.network,
-    }))
+    Ok(packet.with(Admitted { network }))
 }
 
 /// Lets only frames through that are addressed to the gateway, or to all where
@@ -66,7 +62,7 @@ pub(super) fn host<'f, 'b>(
 pub(super) fn addressed(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
-    packet: &Ip<'_, '_, Admitted>,
+    packet: &Ip<'_, '_, Admitted<'_>>,
 ) -> Result<(), Exit> {
     floods(network, ethernet.dst.is_group(), packet, None)?;
     if ethernet.dst != network.gateway_mac {
@@ -85,7 +81,7 @@ pub(super) fn addressed(
 pub(super) fn floods(
     network: &NetworkEntry,
     frame_for_all: bool,
-    packet: &Ip<'_, '_, Admitted>,
+    packet: &Ip<'_, '_, Admitted<'_>>,
     from: Option<PeerId>,
 ) -> Result<(), Exit> {
     if !ip::is_group(packet.dst()) {
@@ -159,11 +155,11 @@ pub(super) fn discovery(
 /// Peer guard: the inner source must route back to the peer that the packet came
 /// from, or be one of its node addresses.
 #[inline(always)]
-pub(super) fn peer<'f, 'b>(
+pub(super) fn peer<'f, 'b, 't>(
     tables: &Tables<'_>,
-    opened: &decap::Opened<'_>,
+    opened: &decap::Opened<'t>,
     packet: Ip<'f, 'b, Parsed>,
-) -> Result<Ip<'f, 'b, Admitted>, Exit> {
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     let (id, peer) = opened.peer;
     let src = packet.src();
     let next_hop = tables.route(opened.network, src);
@@ -173,7 +169,7 @@ pub(super) fn peer<'f, 'b>(
         return Err(DropReason::PeerGuard.into());
     }
     Ok(packet.with(Admitted {
-        network: opened.network.id,
+        network: opened.network,
     }))
 }
 

@@ -210,7 +210,7 @@ pub(super) fn write_discovery<'f>(
 
 /// Whether the packet is for one of the gateway's own addresses.
 #[inline(always)]
-pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitted>) -> bool {
+pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitted<'_>>) -> bool {
     network.gateways.has(packet.dst())
 }
 
@@ -218,7 +218,7 @@ pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitte
 pub(super) fn ip(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
-    mut packet: Ip<'_, '_, Admitted>,
+    mut packet: Ip<'_, '_, Admitted<'_>>,
 ) -> Result<Fate, Exit> {
     match answer_echo(network.gateway_mac, ethernet, &mut packet)? {
         true => Ok(Fate::Reply),
@@ -265,7 +265,7 @@ fn is_icmp<S>(packet: &Ip<'_, '_, S>) -> bool {
     }
 }
 
-fn refuse(packet: &Ip<'_, '_, Admitted>) -> Exit {
+fn refuse(packet: &Ip<'_, '_, Admitted<'_>>) -> Exit {
     match packet.header.protocol {
         _ if is_icmp(packet) => DropReason::GatewayProtocol.into(),
         ip::TCP | ip::UDP => DropReason::GatewayProtocol.with(Error::PortUnreachable),

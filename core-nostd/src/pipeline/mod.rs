@@ -29,7 +29,7 @@ mod route;
 use core::net::IpAddr;
 
 use crate::tables::Tables;
-use crate::tables::entry::PortRole;
+use crate::tables::entry::{NetworkEntry, PortRole};
 use crate::wire::{ethernet, icmp as message, ip};
 use crate::{DropReason, Fate, Frame, Instant, NetworkId, PeerId, PortId};
 
@@ -55,8 +55,8 @@ pub(crate) struct Ip<'f, 'b, S> {
 pub(crate) struct Parsed;
 
 /// The sender may send it in this network.
-pub(crate) struct Admitted {
-    network: NetworkId,
+pub(crate) struct Admitted<'t> {
+    network: &'t NetworkEntry,
 }
 
 /// There is a next hop.
@@ -183,6 +183,8 @@ fn send(
     frame: &mut Frame<'_>,
     age: bool,
 ) -> Result<PortId, Exit> {
+    let network = context.tables.network(network);
+    let network = network.ok_or(DropReason::NoRoute)?;
     let packet = parse::ip(frame)?.with(Admitted { network });
     let packet = route::lookup(context, packet)?;
     deliver::deliver(forward::unchecked(packet, age))

@@ -44,11 +44,11 @@ pub(super) enum Tunnel {
 #[inline(always)]
 pub(super) fn lookup<'f, 'b, 't>(
     context: Context<'t, '_>,
-    packet: Ip<'f, 'b, Admitted>,
+    packet: Ip<'f, 'b, Admitted<'t>>,
 ) -> Result<Ip<'f, 'b, Routed<'t>>, Exit> {
     let tables = context.tables;
     let no_route = || DropReason::NoRoute.with(Error::NoRoute);
-    let network = tables.network(packet.state.network).ok_or_else(no_route)?;
+    let network = packet.state.network;
     // A default route leads to no loopback and off no link (RFC 1812 section
     // 5.3.7, RFC 4291 section 2.5.6), least of all to the host's own.
     if !ip::is_host(packet.dst()) || guard::is_link_local(packet.dst()) {
