@@ -358,17 +358,28 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn host(address: IpAddr) -> Key {
         match address {
-            IpAddr::V4(v4) => Key {
-                family: Family::V4,
-                bits: u128::from(v4.to_bits()) << 96,
-                length: 32,
-            },
+            IpAddr::V4(v4) => Key::v4(v4.to_bits(), 32),
             IpAddr::V6(v6) => Key {
                 family: Family::V6,
                 bits: v6.to_bits(),
                 length: 128,
             },
         }
+    }
+
+    /// The IPv4 prefix with these bits.
+    pub(crate) fn v4(bits: u32, length: u8) -> Key {
+        Key {
+            family: Family::V4,
+            bits: u128::from(bits) << 96,
+            length,
+        }
+    }
+
+    /// The bits of an IPv4 prefix.
+    pub(crate) fn bits_v4(self) -> u32 {
+        // The upper 32 bits of 128.
+        u32::try_from(self.bits >> 96).unwrap_or(0)
     }
 
     /// The prefix of this length that holds `address`.
@@ -389,7 +400,7 @@ impl Key {
 
     pub(crate) fn address(self) -> IpAddr {
         match self.family {
-            Family::V4 => IpAddr::V4(core::net::Ipv4Addr::from_bits((self.bits >> 96) as u32)),
+            Family::V4 => IpAddr::V4(core::net::Ipv4Addr::from_bits(self.bits_v4())),
             Family::V6 => IpAddr::V6(core::net::Ipv6Addr::from_bits(self.bits)),
         }
     }

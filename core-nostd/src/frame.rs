@@ -164,7 +164,21 @@ impl<'b> Frame<'b> {
             .unwrap_or_default()
     }
 
+    /// The frame's bytes, which always are in the buffer: for the packet path, where
+    /// a way out that is never taken costs less than an empty slice.
+    #[inline(always)]
+    pub(crate) fn content(&self) -> Option<&[u8]> {
+        self.buffer.get(self.start..self.end)
+    }
+
+    /// As [`Frame::content`].
+    #[inline(always)]
+    pub(crate) fn content_mut(&mut self) -> Option<&mut [u8]> {
+        self.buffer.get_mut(self.start..self.end)
+    }
+
     /// Number of bytes.
+    #[inline(always)]
     pub fn len(&self) -> usize {
         self.end - self.start
     }
@@ -188,20 +202,23 @@ impl<'b> Frame<'b> {
     /// Grows the frame at its front and returns the new bytes, whose content is
     /// whatever was there. `None`, and no change, when the headroom is too small
     /// or the frame would exceed 65,535 bytes.
+    #[inline(always)]
     pub fn push_front<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
         let start = self.start.checked_sub(N)?;
         if self.end - start > usize::from(u16::MAX) {
             return None;
         }
+        let new = self.buffer.get_mut(start..)?.first_chunk_mut()?;
         if let Checksum::Partial { start, .. } = &mut self.checksum {
             *start = start.checked_add(u16::try_from(N).ok()?)?;
         }
         self.start = start;
-        self.bytes_mut().first_chunk_mut()
+        Some(new)
     }
 
     /// Takes `count` bytes off the front. `None`, and no change, when the frame
     /// is shorter or its unfinished checksum starts within them.
+    #[inline(always)]
     pub fn pop_front(&mut self, count: usize) -> Option<()> {
         if count > self.len() {
             return None;
@@ -214,6 +231,7 @@ impl<'b> Frame<'b> {
     }
 
     /// Cuts the frame to `len` bytes if it is longer.
+    #[inline(always)]
     pub fn truncate(&mut self, len: usize) {
         self.end = self.end.min(self.start.saturating_add(len));
     }

@@ -10,10 +10,10 @@ use zerocopy::{FromZeros, Immutable};
 
 use crate::channel::{Operation, Owner, PortStats, Sync, Synced};
 use crate::events::Events;
-use crate::pipeline::{self, Context};
+use crate::pipeline::{self, Arrival, Context};
 use crate::tables::Tables;
 use crate::tables::entry::PortRole;
-use crate::{Capacities, Counter, Fate, Frame, PortId, TableError, offload};
+use crate::{Capacities, Counter, DropReason, Fate, Frame, NetworkId, PortId, TableError, offload};
 use originate::Origin;
 
 /// A point in time, in microseconds since any fixed moment; the shell's clock.
@@ -147,50 +147,75 @@ impl Gateway<'_> {
         originated: &mut Originated<'_, '_>,
     ) {
         self.state.now = self.state.now.max(now);
-        let mut stats = PortStats::default();
-        let from_wire = self.is_wire(ingress);
-        for packet in batch {
-            stats.rx_bytes += byte_count(&packet.frame);
-            if from_wire {
+        let rx_bytes = batch.iter().map(|packet| byte_count(&packet.frame)).sum();
+        if self.is_wire(ingress) {
+            for packet in &*batch {
                 self.notice(now, ingress, &packet.frame);
             }
-            let context = self.context(now, ingress);
-            packet.fate = match pipeline::run(context, &mut packet.frame) {
-                Ok(fate) => fate,
-                Err((network, exit)) => {
-                    let origin = Origin {
-                        now,
-                        ingress,
-                        network,
-                    };
-                    self.leave(origin, exit, &mut packet.frame, originated)
-                }
-            };
-            if let Fate::Forward(port) = packet.fate
-                && self.is_wire(port)
-            {
-                packet.fate = self.egress(now, port, &mut packet.frame);
-            }
-            let weight = weight(&packet.frame);
-            stats.rx_frames += weight;
-            self.count(ingress, packet, weight);
-            if let Fate::Drop(reason) = packet.fate {
-                stats.dropped += weight;
-                let now = self.state.now;
-                self.state
-                    .events
-                    .dropped(now, ingress, reason, &packet.frame);
-            }
         }
+        let mut decided = 0;
+        while let Some(rest) = batch.get_mut(decided..).filter(|rest| !rest.is_empty()) {
+            decided += self.decide(now, ingress, rest, originated);
+        }
+        self.count(ingress, rx_bytes, batch);
         if self.tables.neighbors.head.has_fresh() {
             self.attend_fresh(now, originated);
         }
-        self.add(Counter::Rx, stats.rx_frames);
-        if let Some(port) = self.tables.ports.get_mut(ingress.index()) {
-            port.stats.rx_frames += stats.rx_frames;
-            port.stats.rx_bytes += stats.rx_bytes;
-            port.stats.dropped += stats.dropped;
+    }
+
+    /// Decides about the frames at the front of a batch: as far as the tables are
+    /// only read, and one more. Returns how many that were, at least one.
+    fn decide(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        batch: &mut [Packet<'_>],
+        originated: &mut Originated<'_, '_>,
+    ) -> usize {
+        let arrival = Arrival::new(self.context(now, ingress));
+        let mut last = None;
+        for (index, packet) in batch.iter_mut().enumerate() {
+            let decision = match &arrival {
+                Some(arrival) => arrival.run(&mut packet.frame),
+                None => Err((NetworkId::default(), DropReason::PortUnknown.into())),
+            };
+            match decision {
+                Ok(Fate::Forward(port)) if self.is_wire(port) => {}
+                Ok(fate) => {
+                    packet.fate = fate;
+                    continue;
+                }
+                Err(_) => {}
+            }
+            last = Some((index, packet, decision));
+            break;
         }
+        let Some((index, packet, decision)) = last else {
+            return batch.len();
+        };
+        packet.fate = match decision {
+            Ok(Fate::Forward(port)) => self.egress(now, port, &mut packet.frame),
+            Ok(fate) => fate,
+            Err((network, exit)) => {
+                let origin = Origin {
+                    now,
+                    ingress,
+                    network,
+                };
+                let fate = self.leave(origin, exit, &mut packet.frame, originated);
+                match fate {
+                    Fate::Forward(port) if self.is_wire(port) => {
+                        self.egress(now, port, &mut packet.frame)
+                    }
+                    fate => fate,
+                }
+            }
+        };
+        if let Fate::Drop(reason) = packet.fate {
+            let (now, frame) = (self.state.now, &packet.frame);
+            self.state.events.dropped(now, ingress, reason, frame);
+        }
+        index + 1
     }
 
     fn context(&self, now: Instant, ingress: PortId) -> Context<'_, '_> {
@@ -201,20 +226,43 @@ impl Gateway<'_> {
         }
     }
 
-    /// Counts a verdict and, at the port it leaves by, the frame.
-    fn count(&mut self, ingress: PortId, packet: &Packet<'_>, weight: u64) {
-        let (counter, out) = match packet.fate {
-            Fate::Forward(port) => (self.forward_counter(port), Some(port)),
-            Fate::Reply => (Counter::Reply, Some(ingress)),
-            Fate::Consume => (Counter::Consume, None),
-            Fate::Flood => (Counter::Flood, None),
-            Fate::Punt => (Counter::Punt, None),
-            Fate::Queue => (Counter::Queue, None),
-            Fate::Drop(reason) => (Counter::Drop(reason), None),
+    /// Counts the verdicts about a batch and, at the ports it came in and leaves by,
+    /// its frames. Neighbours mostly go the same way: they are counted at once.
+    fn count(&mut self, ingress: PortId, rx_bytes: u64, batch: &[Packet<'_>]) {
+        let mut stats = PortStats {
+            rx_bytes,
+            ..PortStats::default()
         };
-        self.add(counter, weight);
-        if let Some(port) = out {
-            self.count_sent(port, &packet.frame, weight);
+        let same = |a: &Packet<'_>, b: &Packet<'_>| a.fate == b.fate;
+        for run in batch.chunk_by(same) {
+            let Some(Packet { fate, .. }) = run.first() else {
+                continue;
+            };
+            let weight = run.iter().map(|packet| weight(&packet.frame)).sum();
+            let (counter, out) = match *fate {
+                Fate::Forward(port) => (self.forward_counter(port), Some(port)),
+                Fate::Reply => (Counter::Reply, Some(ingress)),
+                Fate::Consume => (Counter::Consume, None),
+                Fate::Flood => (Counter::Flood, None),
+                Fate::Punt => (Counter::Punt, None),
+                Fate::Queue => (Counter::Queue, None),
+                Fate::Drop(reason) => (Counter::Drop(reason), None),
+            };
+            self.add(counter, weight);
+            stats.rx_frames += weight;
+            if let Fate::Drop(_) = fate {
+                stats.dropped += weight;
+            }
+            if let Some(port) = out {
+                let bytes = run.iter().map(|packet| byte_count(&packet.frame)).sum();
+                self.count_sent(port, weight, bytes);
+            }
+        }
+        self.add(Counter::Rx, stats.rx_frames);
+        if let Some(port) = self.tables.ports.get_mut(ingress.index()) {
+            port.stats.rx_frames += stats.rx_frames;
+            port.stats.rx_bytes += stats.rx_bytes;
+            port.stats.dropped += stats.dropped;
         }
     }
 
@@ -226,10 +274,10 @@ impl Gateway<'_> {
         }
     }
 
-    fn count_sent(&mut self, port: PortId, frame: &Frame<'_>, weight: u64) {
+    fn count_sent(&mut self, port: PortId, frames: u64, bytes: u64) {
         if let Some(port) = self.tables.ports.get_mut(port.index()) {
-            port.stats.tx_frames += weight;
-            port.stats.tx_bytes += byte_count(frame);
+            port.stats.tx_frames += frames;
+            port.stats.tx_bytes += bytes;
         }
     }
 

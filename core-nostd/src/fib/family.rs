@@ -23,7 +23,7 @@ pub(super) struct Family<'a, B, V> {
 
 impl<B: Bits, V: Value> Family<'_, B, V> {
     /// The code of the longest prefix of a FIB that holds the address, or 0.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
         let root = (fib << self.stride) + index(address.first(self.stride));
         let Some(node) = self.roots.get(root) else {

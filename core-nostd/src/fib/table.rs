@@ -80,7 +80,7 @@ impl<V: Value + 'static> Fib<'_, V> {
     }
 
     /// The code of the longest prefix of a FIB that holds this address; 0: none does.
-    #[inline]
+    #[inline(always)]
     pub fn lookup<B: Address>(&self, fib: usize, address: B) -> u32 {
         B::of(self).find(&self.nodes, fib, address)
     }

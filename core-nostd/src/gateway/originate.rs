@@ -1,7 +1,7 @@
 //! What the gateway makes itself: ICMP errors, further fragments, copies. All of
 //! it goes into spare frames that the shell provides; none left is a named drop.
 
-use super::{Gateway, Instant, Originated, weight};
+use super::{Gateway, Instant, Originated, byte_count, weight};
 use crate::pipeline::link::{self, Place};
 use crate::pipeline::{Context, Exit, flood, fragment, icmp};
 use crate::wire::icmp::Error;
@@ -118,7 +118,8 @@ impl Gateway<'_> {
         spare.fate = Fate::Forward(port);
         let weight = weight(&spare.frame);
         self.add(Counter::Originated, weight);
-        self.count_sent(port, &spare.frame, weight);
+        let bytes = byte_count(&spare.frame);
+        self.count_sent(port, weight, bytes);
         originated.keep(index);
     }
 

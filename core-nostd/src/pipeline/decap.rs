@@ -4,7 +4,7 @@ use super::route::Tunnel;
 use super::{Admitted, Context, Exit, Ip};
 use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PeerEntry};
+use crate::tables::entry::{Lookup, NetworkEntry, PeerEntry};
 use crate::wire::{checksum, ethernet, ip, l4, vxlan};
 use crate::{Checksum, DropReason, Frame, Outer, OuterL4, PeerId, Segmentation};
 
@@ -19,6 +19,8 @@ pub(super) struct Opened<'t> {
     pub(super) for_all: bool,
     /// What it came in, if in anything.
     pub(super) tunnel: Option<Tunnel>,
+    /// Whether it is IPv6.
+    pub(super) v6: bool,
 }
 
 /// Finds network and peer of a tunnel packet and takes its tunnel header off.
@@ -63,16 +65,18 @@ fn open_vxlan<'t>(
     if inner.dst != network.vtep_mac && !group {
         return Err(DropReason::VtepMac.into());
     }
-    match inner.ethertype {
-        ethernet::IPV4 | ethernet::IPV6 => Ok(Opened {
-            network,
-            peer,
-            outer_tos: outer.tos,
-            for_all: group,
-            tunnel: Some(Tunnel::Vxlan),
-        }),
-        _ => Err(DropReason::InnerNotIp.into()),
+    let v6 = inner.ethertype == ethernet::IPV6;
+    if !v6 && inner.ethertype != ethernet::IPV4 {
+        return Err(DropReason::InnerNotIp.into());
     }
+    Ok(Opened {
+        network,
+        peer,
+        outer_tos: outer.tos,
+        for_all: group,
+        tunnel: Some(Tunnel::Vxlan),
+        v6,
+    })
 }
 
 /// IP in IP (RFC 2003, RFC 2473, RFC 4213). It names no network: the one that has
@@ -107,6 +111,7 @@ fn open_ipip<'t>(
         outer_tos: outer.tos,
         for_all: false,
         tunnel: Some(Tunnel::Ipip),
+        v6: protocol == ip::IPV6,
     })
 }
 
@@ -124,11 +129,11 @@ pub(super) fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
 /// A super-frame's segment size is not told; the largest that fits the tunnel is
 /// as good as the sender's, since a receiver sees a byte stream either way.
 #[inline(always)]
-pub(super) fn restore_offload<'f, 'b, 't>(
+pub(super) fn restore_offload<'f, 'b, 't, A: Lookup>(
     tables: &Tables<'_>,
     opened: &Opened<'_>,
-    packet: Ip<'f, 'b, Admitted<'t>>,
-) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
+    packet: Ip<'f, 'b, Admitted<'t>, A>,
+) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
     let header = packet.header;
     if packet.frame.checksum != Checksum::None || header.is_fragment() {
         return Ok(packet);
@@ -151,7 +156,7 @@ pub(super) fn restore_offload<'f, 'b, 't>(
         let headers = header.header_len + u16::from(tcp);
         let size = mtu.checked_sub(headers).filter(|size| *size > 0);
         let size = size.ok_or(DropReason::BadOffload)?;
-        unfinish_tcp_checksum(packet.frame, &header)?;
+        unfinish_tcp_checksum(packet.frame, &header.of_either())?;
         packet.frame.checksum = partial;
         packet.frame.segmentation = match header.is_v6() {
             false => Segmentation::TcpV4 { size },
@@ -180,10 +185,10 @@ fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ip::Header) -> Result<(
 
 /// The inner ECN field after decapsulation (RFC 6040 section 4.2, figure 4).
 #[inline(always)]
-pub(super) fn merge_ecn<'f, 'b, 't>(
-    mut packet: Ip<'f, 'b, Admitted<'t>>,
+pub(super) fn merge_ecn<'f, 'b, 't, A: Lookup>(
+    mut packet: Ip<'f, 'b, Admitted<'t>, A>,
     outer_tos: u8,
-) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
+) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
     const NOT_ECT: u8 = 0;
     const ECT_1: u8 = 1;
     const CE: u8 = 3;

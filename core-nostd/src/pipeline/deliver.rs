@@ -1,11 +1,9 @@
 //! Delivery: rewriting a packet for the port it leaves by.
 
-use core::net::IpAddr;
-
 use super::route::{Hop, Tunnel, Way};
 use super::{Exit, Ip, Ready};
 use crate::channel::{NetworkOptions, Offloads};
-use crate::tables::entry::PeerEntry;
+use crate::tables::entry::{Lookup, PeerEntry};
 use crate::wire::{ethernet, ip, ipv6, l4, vxlan};
 use crate::{Checksum, DropReason, MacAddr, Outer, OuterL4, PortId, Segmentation};
 
@@ -19,7 +17,7 @@ pub(super) const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Rewrites the packet and says which port it leaves by.
 #[inline(always)]
-pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit> {
+pub(super) fn deliver<A: Lookup>(mut packet: Ip<'_, '_, Ready<'_>, A>) -> Result<PortId, Exit> {
     let hop = packet.state.hop;
     let carried = match hop.way {
         Way::Tunnel(..) => Offloads::TUNNEL_CHECKSUM,
@@ -28,19 +26,16 @@ pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit>
     if !hop.port.offloads.has(carried) {
         finish_checksum(&mut packet)?;
     }
-    if packet.state.age {
-        ip::decrement_ttl(packet.packet_mut());
-    }
     packet.frame.outer = None;
     match hop.way {
         Way::Endpoint | Way::Host | Way::HostToPeer(_) => {
-            rewrite_macs(&mut packet, hop.port.mac, hop.network.gateway_mac)?;
+            rewrite(&mut packet, hop.port.mac, hop.network.gateway_mac)?;
         }
         Way::Tunnel(_, peer, Tunnel::Vxlan) => encap_vxlan(packet, &hop, peer)?,
         Way::Tunnel(_, peer, Tunnel::Ipip) => encap_ipip(packet, &hop, peer)?,
         // The neighbor's address comes with resolution.
         Way::Link(_, peer) => {
-            rewrite_macs(&mut packet, MacAddr::ZERO, hop.port.mac)?;
+            rewrite(&mut packet, MacAddr::ZERO, hop.port.mac)?;
             packet.frame.neighbor = Some(peer.underlay.address());
         }
     }
@@ -49,13 +44,13 @@ pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit>
 
 /// VXLAN encapsulation (RFC 7348): MAC addresses of the VTEPs, header, outer.
 #[inline(always)]
-fn encap_vxlan(
-    mut packet: Ip<'_, '_, Ready<'_>>,
+fn encap_vxlan<A: Lookup>(
+    mut packet: Ip<'_, '_, Ready<'_>, A>,
     hop: &Hop<'_>,
     peer: &PeerEntry,
 ) -> Result<(), Exit> {
     let network = hop.network;
-    rewrite_macs(&mut packet, peer.vtep_mac, network.vtep_mac)?;
+    rewrite(&mut packet, peer.vtep_mac, network.vtep_mac)?;
     let l4 = OuterL4::Udp {
         src_port: source_port(&packet),
         dst_port: network.udp_port,
@@ -73,11 +68,20 @@ fn encap_vxlan(
 
 /// IP in IP (RFC 2003, RFC 2473, RFC 4213): the packet itself, without Ethernet.
 #[inline(always)]
-fn encap_ipip(packet: Ip<'_, '_, Ready<'_>>, hop: &Hop<'_>, peer: &PeerEntry) -> Result<(), Exit> {
+fn encap_ipip<A: Lookup>(
+    packet: Ip<'_, '_, Ready<'_>, A>,
+    hop: &Hop<'_>,
+    peer: &PeerEntry,
+) -> Result<(), Exit> {
     let protocol = match packet.header.is_v6() {
         false => ip::IPV4,
         true => ip::IPV6,
     };
+    if packet.state.age {
+        let bytes = packet.frame.content_mut();
+        let bytes = bytes.and_then(|bytes| bytes.get_mut(ethernet::HEADER_LEN..));
+        A::decrement_ttl(bytes.ok_or(DropReason::FrameTruncated)?);
+    }
     let outer = outer(&packet, hop, peer, OuterL4::Ip { protocol });
     let frame = packet.frame;
     frame
@@ -88,7 +92,7 @@ fn encap_ipip(packet: Ip<'_, '_, Ready<'_>>, hop: &Hop<'_>, peer: &PeerEntry) ->
 }
 
 #[inline(always)]
-fn outer<S>(packet: &Ip<'_, '_, S>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4) -> Outer {
+fn outer<S, A>(packet: &Ip<'_, '_, S, A>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4) -> Outer {
     Outer {
         src: hop.network.local.address(),
         dst: peer.underlay.address(),
@@ -100,31 +104,38 @@ fn outer<S>(packet: &Ip<'_, '_, S>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4
     }
 }
 
+/// Writes the Ethernet header, and lowers the TTL where this gateway is a hop.
 #[inline(always)]
-fn rewrite_macs(
-    packet: &mut Ip<'_, '_, Ready<'_>>,
+fn rewrite<A: Lookup>(
+    packet: &mut Ip<'_, '_, Ready<'_>, A>,
     dst: MacAddr,
     src: MacAddr,
 ) -> Result<(), Exit> {
     // Group addresses follow from the packet's, whoever it is copied to.
-    let dst = match ip::is_group(packet.dst()) {
+    let dst = match packet.dst().is_group() {
         false => dst,
-        true => ethernet::group_mac(packet.dst()),
+        true => ethernet::group_mac(packet.dst().into()),
     };
     let header = ethernet::Header {
         dst,
         src,
         ethertype: ethernet::ethertype(packet.dst()),
     };
-    let bytes = packet.frame.bytes_mut().first_chunk_mut();
-    header.emit(bytes.ok_or(DropReason::FrameTruncated)?);
+    let age = packet.state.age;
+    let bytes = packet.frame.content_mut();
+    let bytes = bytes.and_then(|bytes| bytes.split_first_chunk_mut());
+    let (first, rest) = bytes.ok_or(DropReason::FrameTruncated)?;
+    header.emit(first);
+    if age {
+        A::decrement_ttl(rest);
+    }
     Ok(())
 }
 
 /// Finishes what the device left undone, for those who cannot. Of a super-frame
 /// whoever cuts it finishes each segment.
 #[inline(always)]
-pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit> {
+pub(super) fn finish_checksum<S, A: Lookup>(packet: &mut Ip<'_, '_, S, A>) -> Result<(), Exit> {
     let Checksum::Partial { start, offset } = packet.frame.checksum else {
         return Ok(());
     };
@@ -142,29 +153,24 @@ pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit>
 
 /// The outer source port, by the inner flow.
 #[inline(always)]
-fn source_port<S>(packet: &Ip<'_, '_, S>) -> u16 {
-    let [high, low, ..] = flow_hash(&packet.header, packet.payload()).to_be_bytes();
+fn source_port<S, A: Lookup>(packet: &Ip<'_, '_, S, A>) -> u16 {
+    let [high, low, ..] = flow_hash(&packet.header).to_be_bytes();
     FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
 }
 
 /// A hash of a flow, so that flows spread over paths and queues while each keeps
 /// its order. Fragments have no ports, so all of a packet's share the hash of
-/// addresses and protocol. `payload` is what the IP headers leave of the packet.
+/// addresses and protocol.
 #[inline(always)]
-pub(super) fn flow_hash(header: &ip::Header, payload: &[u8]) -> u64 {
+pub(super) fn flow_hash<A: Lookup>(header: &ip::Header<A>) -> u64 {
     let (protocol, ports) = match (header.is_fragment(), header.is_v6()) {
-        (false, _) => (header.protocol, l4::ports(header.protocol, payload)),
+        (false, _) => (header.protocol, header.ports),
         (true, false) => (header.protocol, None),
         // The fragments of a packet may name different ones (RFC 8200 section 4.5).
         (true, true) => (ipv6::FRAGMENT, None),
     };
     let (src, dst) = ports.unwrap_or((0, 0));
-    let addresses = match (header.src, header.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
-        }
-        (src, dst) => half(src).rotate_left(32) ^ half(dst),
-    };
+    let addresses = A::mix(header.src, header.dst);
     let rest = u64::from(protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
     // A multiplication carries differences upwards only, so the shifts bring them
     // down again: neighbouring addresses and ports spread evenly (splitmix64).
@@ -172,13 +178,4 @@ pub(super) fn flow_hash(header: &ip::Header, payload: &[u8]) -> u64 {
     hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ hash >> 31
-}
-
-/// The two halves of an IPv6 address as one number in which both count.
-fn half(address: IpAddr) -> u64 {
-    let IpAddr::V6(v6) = address else { return 0 };
-    let [a, b, c, d, e, f, g, h] = v6.segments().map(u64::from);
-    let high = a << 48 | b << 32 | c << 16 | d;
-    let low = e << 48 | f << 32 | g << 16 | h;
-    high.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ low
 }

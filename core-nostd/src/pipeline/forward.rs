@@ -3,7 +3,7 @@
 use super::route::Way;
 use super::{Exit, Ip, Ready, Routed};
 use crate::channel::NetworkOptions;
-use crate::tables::entry::PeerEntry;
+use crate::tables::entry::{Lookup, PeerEntry};
 use crate::wire::icmp::Error;
 use crate::wire::{checksum, ip, ipv6, l4};
 use crate::{Checksum, DropReason, PeerId, Segmentation};
@@ -11,41 +11,56 @@ use crate::{Checksum, DropReason, PeerId, Segmentation};
 /// Checks that the packet may be forwarded: its TTL outlives this gateway
 /// (RFC 1812 section 5.3.1) and it fits the next hop (RFC 1191, RFC 8201).
 #[inline(always)]
-pub(super) fn check<'f, 'b, 't>(
-    mut packet: Ip<'f, 'b, Routed<'t>>,
-) -> Result<Ip<'f, 'b, Ready<'t>>, Exit> {
+pub(super) fn check<'f, 'b, 't, A: Lookup>(
+    mut packet: Ip<'f, 'b, Routed<'t>, A>,
+) -> Result<Ip<'f, 'b, Ready<'t>, A>, Exit> {
     if packet.header.ttl <= 1 {
         return Err(DropReason::TtlExceeded.with(Error::TtlExceeded));
     }
     let hop = packet.state.hop;
     fits(&packet)?;
     if hop.network.options.has(NetworkOptions::CLAMP_MSS) {
-        clamp_mss(&mut packet, hop.mtu);
+        let first = packet.header.fragment != ip::Fragment::Later;
+        if packet.header.protocol == ip::TCP && first {
+            let headers = match packet.header.is_v6() {
+                false => 40,
+                true => 60,
+            };
+            // A partial checksum is summed over the new value later.
+            let partial = matches!(packet.frame.checksum, Checksum::Partial { .. });
+            let limit = hop.mtu.saturating_sub(headers);
+            clamp_mss(packet.payload_mut(), limit, partial);
+        }
     }
     Ok(unchecked(packet, true))
 }
 
 /// Checks that the packet fits its next hop.
 #[inline(always)]
-pub(super) fn fits(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
+pub(super) fn fits<A: Lookup>(packet: &Ip<'_, '_, Routed<'_>, A>) -> Result<(), Exit> {
     let mtu = packet.state.hop.mtu;
     match packet_len(packet)? <= u32::from(mtu) {
         true => Ok(()),
-        false => Err(too_big(packet, mtu)),
+        false => {
+            let header = &packet.header;
+            let version = (header.is_v6(), header.dont_fragment);
+            Err(too_big(version, packet.frame.segmentation, mtu))
+        }
     }
 }
 
-fn too_big(packet: &Ip<'_, '_, Routed<'_>>, mtu: u16) -> Exit {
-    if packet.header.dont_fragment {
+#[cold]
+fn too_big((v6, dont_fragment): (bool, bool), segmentation: Segmentation, mtu: u16) -> Exit {
+    if dont_fragment {
         // Nobody sends smaller IPv6 packets than any link must carry (RFC 8200
         // section 5), so telling less would be in vain.
-        let mtu = match packet.header.is_v6() {
+        let mtu = match v6 {
             false => mtu,
             true => mtu.max(ipv6::MIN_MTU),
         };
         return DropReason::TooBig.with(Error::TooBig { mtu });
     }
-    match packet.frame.segmentation {
+    match segmentation {
         Segmentation::None => Exit::Fragment { mtu },
         _ => DropReason::TooBigSuperFrame.into(),
     }
@@ -53,10 +68,10 @@ fn too_big(packet: &Ip<'_, '_, Routed<'_>>, mtu: u16) -> Exit {
 
 /// Lets a packet through that this gateway made or checked before.
 #[inline(always)]
-pub(super) fn unchecked<'f, 'b, 't>(
-    packet: Ip<'f, 'b, Routed<'t>>,
+pub(super) fn unchecked<'f, 'b, 't, A: Lookup>(
+    packet: Ip<'f, 'b, Routed<'t>, A>,
     age: bool,
-) -> Ip<'f, 'b, Ready<'t>> {
+) -> Ip<'f, 'b, Ready<'t>, A> {
     let hop = packet.state.hop;
     packet.with(Ready { hop, age })
 }
@@ -64,7 +79,7 @@ pub(super) fn unchecked<'f, 'b, 't>(
 /// Refuses what the host sent and would come back to it, or what its kernel was
 /// to send to another node itself.
 #[inline(always)]
-pub(super) fn leaves_host(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
+pub(super) fn leaves_host<A>(packet: &Ip<'_, '_, Routed<'_>, A>) -> Result<(), Exit> {
     match packet.state.hop.way {
         Way::Host => Err(DropReason::HostLoop.into()),
         Way::HostToPeer(_) => Err(DropReason::DirectLoop.into()),
@@ -75,8 +90,8 @@ pub(super) fn leaves_host(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
 /// Refuses what came from another node and would go to another, unless both are
 /// transit peers, and always what would go back: no loops.
 #[inline(always)]
-pub(super) fn transits(
-    packet: &Ip<'_, '_, Routed<'_>>,
+pub(super) fn transits<A>(
+    packet: &Ip<'_, '_, Routed<'_>, A>,
     (from, peer): (PeerId, &PeerEntry),
 ) -> Result<(), Exit> {
     let (to, to_transit) = match packet.state.hop.way {
@@ -95,7 +110,7 @@ pub(super) fn transits(
 
 /// Length of the IP packet, or of the largest that a super-frame stands for.
 #[inline(always)]
-fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
+fn packet_len<S, A: Lookup>(packet: &Ip<'_, '_, S, A>) -> Result<u32, Exit> {
     let header = &packet.header;
     let total_len = u32::from(header.total_len);
     let (l4, size) = match (packet.frame.segmentation, header.protocol, header.is_v6()) {
@@ -116,24 +131,14 @@ fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
 
 /// Lowers the MSS option of a TCP SYN to what fits the next hop: its MTU less
 /// the IP and TCP headers without options (RFC 4459 section 3.2, RFC 6691).
-fn clamp_mss<S>(packet: &mut Ip<'_, '_, S>, mtu: u16) {
-    if packet.header.protocol != ip::TCP || packet.header.fragment == ip::Fragment::Later {
-        return;
-    }
-    let headers = match packet.header.is_v6() {
-        false => 40,
-        true => 60,
-    };
-    let limit = mtu.saturating_sub(headers);
-    let Some((at, mss)) = l4::syn_mss(packet.payload()) else {
+#[inline(never)]
+fn clamp_mss(segment: &mut [u8], limit: u16, partial: bool) {
+    let Some((at, mss)) = l4::syn_mss(segment) else {
         return;
     };
     if mss <= limit {
         return;
     }
-    // A partial checksum is summed over the new value later.
-    let partial = matches!(packet.frame.checksum, Checksum::Partial { .. });
-    let segment = packet.payload_mut();
     replace(segment, at, limit);
     if let (false, Some(sum)) = (partial, word(segment, 16)) {
         // The option may begin at an odd offset; the sum sees its bytes swapped then.

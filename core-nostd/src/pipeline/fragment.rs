@@ -1,6 +1,6 @@
 //! IPv4 fragmentation (RFC 791 section 3.2).
 
-use super::{Context, Exit, deliver, parse};
+use super::{Context, Exit, Ip, Parsed, deliver, parse};
 use crate::wire::{ethernet, ipv4};
 use crate::{DropReason, Frame, NetworkId, PortId};
 
@@ -27,7 +27,7 @@ impl Plan {
     /// # Errors
     /// A drop when the MTU has no room for any payload.
     pub(crate) fn new(mtu: u16, frame: &mut Frame<'_>) -> Result<Plan, Exit> {
-        let mut packet = parse::ip(frame)?;
+        let mut packet: Ip<'_, '_, Parsed> = parse::ip(frame)?;
         deliver::finish_checksum(&mut packet)?;
         let bytes = packet.packet_mut();
         let header = ipv4::Header::parse(bytes).map_err(|_| DropReason::TooBig)?;

@@ -2,38 +2,58 @@
 //!
 //! parse → source guard → (ARP/ND proxy | ping to the gateway) → route → TTL, MTU → [local | host | encap] → fate
 
-use super::{Context, Exit, deliver, forward, guard, local, parse, route};
-use crate::tables::entry::PortEntry;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{Arrival, Exit, deliver, forward, guard, local, parse, route};
+use crate::tables::entry::{Lookup, NetworkEntry};
+use crate::wire::ethernet;
 use crate::{DropReason, Fate, Frame};
 
 #[inline(always)]
-pub(super) fn run(
-    context: Context<'_, '_>,
-    port: &PortEntry,
+pub(super) fn run(arrival: &Arrival<'_, '_>, frame: &mut Frame<'_>) -> Result<Fate, Exit> {
+    let network = arrival.network.ok_or(DropReason::PortUnknown)?;
+    let ethernet = parse::ethernet(frame)?;
+    match ethernet.ethertype {
+        ethernet::IPV4 => ip::<Ipv4Addr>(arrival, network, &ethernet, frame),
+        ethernet::IPV6 => ip::<Ipv6Addr>(arrival, network, &ethernet, frame),
+        ethernet::ARP => arp(arrival, network, &ethernet, frame),
+        other => Err(parse::refuse(other)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn arp(
+    arrival: &Arrival<'_, '_>,
+    network: &NetworkEntry,
+    ethernet: &ethernet::Header,
     frame: &mut Frame<'_>,
 ) -> Result<Fate, Exit> {
-    let network = context
-        .tables
-        .network(port.network)
-        .ok_or(DropReason::PortUnknown)?;
+    let packet = parse::arp(frame)?;
+    guard::arp(arrival.port, ethernet, &packet)?;
+    local::arp(network, arrival.port, frame, &packet)
+}
 
-    let (ethernet, packet) = match parse::frame(frame)? {
-        parse::Kind::Arp(frame, ethernet, arp) => {
-            guard::arp(port, &ethernet, &arp)?;
-            return local::arp(network, port, frame, &arp);
-        }
-        parse::Kind::Ip(ethernet, packet) => (ethernet, packet),
-    };
-
-    guard::source_mac(port, &ethernet)?;
-    if let Some(message) = local::discovery(&packet)? {
+#[inline(always)]
+fn ip<A: Lookup>(
+    arrival: &Arrival<'_, '_>,
+    network: &NetworkEntry,
+    ethernet: &ethernet::Header,
+    frame: &mut Frame<'_>,
+) -> Result<Fate, Exit> {
+    let (context, port) = (arrival.context, arrival.port);
+    let packet = parse::ip::<A>(frame)?;
+    guard::source_mac(port, ethernet)?;
+    if local::is_discovery(&packet) {
+        let packet = packet.of_either();
+        let message = local::discovery(&packet)?;
         guard::discovery(port, &packet, &message)?;
         return local::discover(network, port, packet, &message);
     }
     let packet = guard::endpoint(context.tables, (network, port), packet)?;
-    guard::addressed(network, &ethernet, &packet)?;
+    guard::addressed(network, ethernet, &packet)?;
     if local::is_for_gateway(network, &packet) {
-        return local::ip(network, &ethernet, packet);
+        return local::ip(network, ethernet, packet.of_either());
     }
 
     let packet = route::lookup(context, packet)?;

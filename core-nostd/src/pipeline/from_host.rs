@@ -2,36 +2,45 @@
 //!
 //! parse → (ARP/ND proxy | ping to the gateway) → route → TTL, MTU → [local | encap] → fate
 
-use super::{Context, Exit, deliver, forward, guard, local, parse, route};
-use crate::tables::entry::PortEntry;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{Arrival, Exit, deliver, forward, guard, local, parse, route};
+use crate::tables::entry::{Lookup, NetworkEntry};
+use crate::wire::ethernet;
 use crate::{DropReason, Fate, Frame};
 
 #[inline(always)]
-pub(super) fn run(
-    context: Context<'_, '_>,
-    port: &PortEntry,
+pub(super) fn run(arrival: &Arrival<'_, '_>, frame: &mut Frame<'_>) -> Result<Fate, Exit> {
+    let network = arrival.network.ok_or(DropReason::PortUnknown)?;
+    let ethernet = parse::ethernet(frame)?;
+    match ethernet.ethertype {
+        ethernet::IPV4 => ip::<Ipv4Addr>(arrival, network, &ethernet, frame),
+        ethernet::IPV6 => ip::<Ipv6Addr>(arrival, network, &ethernet, frame),
+        ethernet::ARP => local::arp(network, arrival.port, frame, &parse::arp(frame)?),
+        other => Err(parse::refuse(other)),
+    }
+}
+
+#[inline(always)]
+fn ip<A: Lookup>(
+    arrival: &Arrival<'_, '_>,
+    network: &NetworkEntry,
+    ethernet: &ethernet::Header,
     frame: &mut Frame<'_>,
 ) -> Result<Fate, Exit> {
-    let network = context
-        .tables
-        .network(port.network)
-        .ok_or(DropReason::PortUnknown)?;
-
-    let (ethernet, packet) = match parse::frame(frame)? {
-        parse::Kind::Arp(frame, _, arp) => return local::arp(network, port, frame, &arp),
-        parse::Kind::Ip(ethernet, packet) => (ethernet, packet),
-    };
-
-    if let Some(message) = local::discovery(&packet)? {
-        return local::discover(network, port, packet, &message);
+    let packet = parse::ip::<A>(frame)?;
+    if local::is_discovery(&packet) {
+        let packet = packet.of_either();
+        let message = local::discovery(&packet)?;
+        return local::discover(network, arrival.port, packet, &message);
     }
     let packet = guard::host(network, packet)?;
-    guard::addressed(network, &ethernet, &packet)?;
+    guard::addressed(network, ethernet, &packet)?;
     if local::is_for_gateway(network, &packet) {
-        return local::ip(network, &ethernet, packet);
+        return local::ip(network, ethernet, packet.of_either());
     }
 
-    let packet = route::lookup(context, packet)?;
+    let packet = route::lookup(arrival.context, packet)?;
     forward::leaves_host(&packet)?;
     let packet = forward::check(packet)?;
     deliver::deliver(packet).map(Fate::Forward)

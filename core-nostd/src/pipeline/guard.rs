@@ -1,13 +1,14 @@
 //! Guards: who may send what.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::IpAddr;
 
 use super::local::Discovery;
 use super::{Admitted, Exit, Ip, Parsed, decap};
 use crate::channel::{NetworkOptions, NextHop};
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PortEntry};
-use crate::wire::{arp, ethernet, ip, l4, nd};
+use crate::tables::entry::{Lookup, NetworkEntry, PortEntry};
+use crate::wire::ip::Address;
+use crate::wire::{arp, ethernet, ip, nd};
 use crate::{DropReason, PeerId};
 
 /// Source guard: a pod has one MAC address.
@@ -22,35 +23,49 @@ pub(super) fn source_mac(port: &PortEntry, ethernet: &ethernet::Header) -> Resul
 /// Source guard for a pod's packet: its own or an allowed address, and no tunnel
 /// of its own making.
 #[inline(always)]
-pub(super) fn endpoint<'f, 'b, 't>(
+pub(super) fn endpoint<'f, 'b, 't, A: Lookup>(
     tables: &Tables<'_>,
     (network, port): (&'t NetworkEntry, &PortEntry),
-    packet: Ip<'f, 'b, Parsed>,
-) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
-    not_dhcp(&packet)?;
-    if is_link_local(packet.src()) {
-        return Err(DropReason::LinkLocalSource.into());
-    }
-    if !owns(port, packet.src()) || !may_be_source(network, packet.src()) {
-        return Err(DropReason::SourceIp.into());
+    packet: Ip<'f, 'b, Parsed, A>,
+) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+    // Its own addresses are a host's, and no gateway's: the tables see to that.
+    if !port.addresses.has(packet.src()) || packet.src().is_link_local() {
+        allowed((network, port), packet.src(), packet.is_for_dhcp())?;
     }
     if packet.header.source_routed {
         return Err(DropReason::SourceRoute.into());
     }
-    if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst()) {
+    if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst().into()) {
         return Err(DropReason::TunnelSpoof.into());
     }
     Ok(packet.with(Admitted { network }))
 }
 
+/// Whether a pod may send from an address that is not simply its own.
+#[inline(never)]
+fn allowed<A: Lookup>(
+    (network, port): (&NetworkEntry, &PortEntry),
+    src: A,
+    for_dhcp: bool,
+) -> Result<(), Exit> {
+    not_dhcp(src, for_dhcp)?;
+    if src.is_link_local() {
+        return Err(DropReason::LinkLocalSource.into());
+    }
+    match port.allowed.covers(src) && may_be_source(network, src) {
+        true => Ok(()),
+        false => Err(DropReason::SourceIp.into()),
+    }
+}
+
 /// Lets a packet of the host into its port's network.
 #[inline(always)]
-pub(super) fn host<'f, 'b, 't>(
+pub(super) fn host<'f, 'b, 't, A: Lookup>(
     network: &'t NetworkEntry,
-    packet: Ip<'f, 'b, Parsed>,
-) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
-    not_dhcp(&packet)?;
-    if is_link_local(packet.src()) {
+    packet: Ip<'f, 'b, Parsed, A>,
+) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+    not_dhcp(packet.src(), packet.is_for_dhcp())?;
+    if packet.src().is_link_local() {
         return Err(DropReason::LinkLocalSource.into());
     }
     Ok(packet.with(Admitted { network }))
@@ -59,10 +74,10 @@ pub(super) fn host<'f, 'b, 't>(
 /// Lets only frames through that are addressed to the gateway, or to all where
 /// the network floods.
 #[inline(always)]
-pub(super) fn addressed(
+pub(super) fn addressed<A: Lookup>(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
-    packet: &Ip<'_, '_, Admitted<'_>>,
+    packet: &Ip<'_, '_, Admitted<'_>, A>,
 ) -> Result<(), Exit> {
     floods(network, ethernet.dst.is_group(), packet, None)?;
     if ethernet.dst != network.gateway_mac {
@@ -78,13 +93,13 @@ pub(super) fn addressed(
 /// Neighbor discovery gets here from other nodes only; a copy with its hop limit
 /// of 255 would be believed.
 #[inline(always)]
-pub(super) fn floods(
+pub(super) fn floods<A: Lookup>(
     network: &NetworkEntry,
     frame_for_all: bool,
-    packet: &Ip<'_, '_, Admitted<'_>>,
+    packet: &Ip<'_, '_, Admitted<'_>, A>,
     from: Option<PeerId>,
 ) -> Result<(), Exit> {
-    if !ip::is_group(packet.dst()) {
+    if !packet.dst().is_group() {
         return match frame_for_all {
             false => Ok(()),
             true => Err(DropReason::DestinationGroup.into()),
@@ -127,7 +142,7 @@ pub(super) fn discovery(
     if packet.header.source_routed {
         return Err(DropReason::SourceRoute.into());
     }
-    let mine = |address| is_link_local(address) || owns(port, address);
+    let mine = |address: IpAddr| Address::is_link_local(address) || owns(port, address);
     if !mine(packet.src()) {
         return Err(DropReason::NdSenderIp.into());
     }
@@ -155,17 +170,17 @@ pub(super) fn discovery(
 /// Peer guard: the inner source must route back to the peer that the packet came
 /// from, or be one of its node addresses.
 #[inline(always)]
-pub(super) fn peer<'f, 'b, 't>(
+pub(super) fn peer<'f, 'b, 't, A: Lookup>(
     tables: &Tables<'_>,
     opened: &decap::Opened<'t>,
-    packet: Ip<'f, 'b, Parsed>,
-) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
+    packet: Ip<'f, 'b, Parsed, A>,
+) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
     let (id, peer) = opened.peer;
     let src = packet.src();
     let next_hop = tables.route(opened.network, src);
     let routes_back = matches!(next_hop, Some(NextHop::Peer { peer, .. }) if peer == id);
     let known = routes_back || peer.node_addresses.has(src);
-    if !known || is_link_local(src) || !may_be_source(opened.network, src) {
+    if !known || src.is_link_local() || !may_be_source(opened.network, src) {
         return Err(DropReason::PeerGuard.into());
     }
     Ok(packet.with(Admitted {
@@ -176,8 +191,8 @@ pub(super) fn peer<'f, 'b, 't>(
 /// Whether anybody but the gateway can have the address. A wide prefix (a pod
 /// that may send from anywhere, a default route to a peer) covers others, too.
 #[inline(always)]
-fn may_be_source(network: &NetworkEntry, address: IpAddr) -> bool {
-    ip::is_host(address) && !network.gateways.has(address)
+fn may_be_source<A: Lookup>(network: &NetworkEntry, address: A) -> bool {
+    address.is_host() && !network.gateways.has(address)
 }
 
 #[inline(always)]
@@ -185,43 +200,25 @@ fn owns(port: &PortEntry, address: IpAddr) -> bool {
     port.addresses.has(address) || port.allowed.covers(address)
 }
 
-/// Whether the address is IPv6 and means something on one link only: fe80::/10
-/// or unspecified.
+/// Refuses the questions of DHCP clients that have no address yet (RFC 2131 section
+/// 4.1, RFC 8415 section 7.2).
 #[inline(always)]
-pub(super) fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),
-    }
-}
-
-/// Refuses the questions of DHCP clients (RFC 2131 section 4.1, RFC 8415 section 7.2).
-#[inline(always)]
-fn not_dhcp(packet: &Ip<'_, '_, Parsed>) -> Result<(), Exit> {
-    const SERVERS: [u16; 2] = [67, 547];
-    let without_address = match packet.src() {
-        IpAddr::V4(src) => src == Ipv4Addr::UNSPECIFIED,
-        src => is_link_local(src),
-    };
-    if !without_address || packet.header.fragment == ip::Fragment::Later {
-        return Ok(());
-    }
-    let ports = l4::ports(packet.header.protocol, packet.payload());
-    match ports.filter(|_| packet.header.protocol == ip::UDP) {
-        Some((_, dst)) if SERVERS.contains(&dst) => Err(DropReason::Dhcp.into()),
-        _ => Ok(()),
+fn not_dhcp<A: Lookup>(src: A, for_dhcp: bool) -> Result<(), Exit> {
+    match for_dhcp && (src.is_unspecified() || src.is_link_local()) {
+        true => Err(DropReason::Dhcp.into()),
+        false => Ok(()),
     }
 }
 
 /// Whether the packet looks like a tunnel packet to a node that gets it. The
 /// first fragment has the ports; without it the others are never reassembled.
 #[inline(always)]
-fn is_tunnel<S>(tables: &Tables<'_>, packet: &Ip<'_, '_, S>) -> bool {
+fn is_tunnel<S, A: Lookup>(tables: &Tables<'_>, packet: &Ip<'_, '_, S, A>) -> bool {
     match packet.header.protocol {
         ip::IPV4 | ip::IPV6 => true,
         ip::UDP if packet.header.fragment != ip::Fragment::Later => {
             // Without ports the fragment is so short that the next one may bring them.
-            match l4::ports(ip::UDP, packet.payload()) {
+            match packet.header.ports {
                 Some((_, dst)) => tables.is_tunnel_port(dst),
                 None => true,
             }

@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv6Addr};
 
 use super::{Admitted, Exit, Ip, Parsed, deliver};
 use crate::channel::Proxy;
-use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
+use crate::tables::entry::{Lookup, NetworkEntry, PortEntry, PortRole};
 use crate::wire::{arp, ethernet, icmp::Error, icmpv4, icmpv6, ip, ipv6, nd};
 use crate::{Checksum, DropReason, Fate, Frame, MacAddr, Segmentation};
 
@@ -96,22 +96,26 @@ fn forget_offload(frame: &mut Frame<'_>) {
     frame.outer = None;
 }
 
-/// Reads what stays on the link.
+/// Whether the packet is about what stays on the link.
 #[inline(always)]
-pub(super) fn discovery(packet: &Ip<'_, '_, Parsed>) -> Result<Option<Discovery>, Exit> {
-    let Some(message_type) = packet.icmpv6_type() else {
-        return Ok(None);
-    };
-    if icmpv6::is_listener_discovery(message_type) {
-        return Ok(Some(Discovery::Listener));
-    }
-    if !nd::is_nd(message_type) {
-        return Ok(None);
+pub(super) fn is_discovery<A: Lookup>(packet: &Ip<'_, '_, Parsed, A>) -> bool {
+    let kind = packet.icmpv6_type();
+    kind.is_some_and(|kind| icmpv6::is_listener_discovery(kind) || nd::is_nd(kind))
+}
+
+/// Reads what stays on the link.
+#[cold]
+pub(super) fn discovery(packet: &Ip<'_, '_, Parsed>) -> Result<Discovery, Exit> {
+    if packet
+        .icmpv6_type()
+        .is_some_and(icmpv6::is_listener_discovery)
+    {
+        return Ok(Discovery::Listener);
     }
     let finished = packet.frame.checksum == Checksum::None;
     let message = nd::parse(&packet.header, packet.payload(), finished);
     match message {
-        Ok(message) if !packet.header.is_fragment() => Ok(Some(Discovery::Neighbor(message))),
+        Ok(message) if !packet.header.is_fragment() => Ok(Discovery::Neighbor(message)),
         // Fragmented messages are nobody's (RFC 6980).
         _ => Err(DropReason::NdMalformed.into()),
     }
@@ -119,6 +123,7 @@ pub(super) fn discovery(packet: &Ip<'_, '_, Parsed>) -> Result<Option<Discovery>
 
 /// ND proxy (RFC 4861 section 7.2.8): solicitations are answered as ARP requests
 /// are, those of duplicate address detection included, all else is done.
+#[cold]
 pub(super) fn discover(
     network: &NetworkEntry,
     asker: &PortEntry,
@@ -210,11 +215,15 @@ pub(super) fn write_discovery<'f>(
 
 /// Whether the packet is for one of the gateway's own addresses.
 #[inline(always)]
-pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitted<'_>>) -> bool {
+pub(super) fn is_for_gateway<A: Lookup>(
+    network: &NetworkEntry,
+    packet: &Ip<'_, '_, Admitted<'_>, A>,
+) -> bool {
     network.gateways.has(packet.dst())
 }
 
 /// Answers ping (RFC 792, RFC 4443) and refuses everything else.
+#[cold]
 pub(super) fn ip(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,

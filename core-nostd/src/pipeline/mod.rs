@@ -29,7 +29,7 @@ mod route;
 use core::net::IpAddr;
 
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PortRole};
+use crate::tables::entry::{Lookup, NetworkEntry, PortEntry, PortRole};
 use crate::wire::{ethernet, icmp as message, ip};
 use crate::{DropReason, Fate, Frame, Instant, NetworkId, PeerId, PortId};
 
@@ -44,10 +44,20 @@ pub(crate) struct Context<'t, 'a> {
     pub(crate) ingress: PortId,
 }
 
-/// An IP packet in its frame, with the proof of how far it has come.
-pub(crate) struct Ip<'f, 'b, S> {
+/// What is the same for all frames of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'t, 'a> {
+    context: Context<'t, 'a>,
+    port: &'t PortEntry,
+    /// The network of an endpoint's or the host's port.
+    network: Option<&'t NetworkEntry>,
+}
+
+/// An IP packet in its frame, with the proof of how far it has come. `A` is the
+/// kind of its addresses: those of the version that it has, or of either.
+pub(crate) struct Ip<'f, 'b, S, A = IpAddr> {
     frame: &'f mut Frame<'b>,
-    header: ip::Header,
+    header: ip::Header<A>,
     state: S,
 }
 
@@ -71,8 +81,9 @@ pub(crate) struct Ready<'t> {
     age: bool,
 }
 
-impl<'f, 'b, S> Ip<'f, 'b, S> {
-    fn with<T>(self, state: T) -> Ip<'f, 'b, T> {
+impl<'f, 'b, S, A: Lookup> Ip<'f, 'b, S, A> {
+    #[inline(always)]
+    fn with<T>(self, state: T) -> Ip<'f, 'b, T, A> {
         Ip {
             frame: self.frame,
             header: self.header,
@@ -80,12 +91,23 @@ impl<'f, 'b, S> Ip<'f, 'b, S> {
         }
     }
 
-    fn dst(&self) -> IpAddr {
+    #[inline(always)]
+    fn dst(&self) -> A {
         self.header.dst
     }
 
-    fn src(&self) -> IpAddr {
+    #[inline(always)]
+    fn src(&self) -> A {
         self.header.src
+    }
+
+    /// The same packet for code that takes either version.
+    fn of_either(self) -> Ip<'f, 'b, S> {
+        Ip {
+            frame: self.frame,
+            header: self.header.of_either(),
+            state: self.state,
+        }
     }
 
     /// What follows the IP headers.
@@ -106,11 +128,21 @@ impl<'f, 'b, S> Ip<'f, 'b, S> {
         bytes.get_mut(ethernet::HEADER_LEN..).unwrap_or_default()
     }
 
+    /// Whether it goes to a UDP port of DHCP servers (RFC 2131, RFC 8415).
+    #[inline(always)]
+    fn is_for_dhcp(&self) -> bool {
+        let to_server = matches!(self.header.ports, Some((_, 67 | 547)));
+        to_server && self.header.protocol == ip::UDP
+    }
+
     /// The ICMPv6 message type, if this is ICMPv6 that has one.
+    #[inline(always)]
     fn icmpv6_type(&self) -> Option<u8> {
-        let icmpv6 = self.header.protocol == ip::ICMPV6 && self.header.is_v6();
+        if !self.header.is_v6() || self.header.protocol != ip::ICMPV6 {
+            return None;
+        }
         let first = self.header.fragment != ip::Fragment::Later;
-        self.payload().first().copied().filter(|_| icmpv6 && first)
+        self.payload().first().copied().filter(|_| first)
     }
 }
 
@@ -152,26 +184,29 @@ impl DropReason {
     }
 }
 
-/// Takes one frame from its port to its fate, or to an exit in a network.
-#[inline(always)]
-pub(crate) fn run(
-    context: Context<'_, '_>,
-    frame: &mut Frame<'_>,
-) -> Result<Fate, (NetworkId, Exit)> {
-    let nowhere = |reason: DropReason| (NetworkId::default(), reason.into());
-    let Some(port) = context.tables.port(context.ingress) else {
-        return Err(nowhere(DropReason::PortUnknown));
-    };
-    let mut network = port.network;
-    let result = match port.role {
-        PortRole::Endpoint => from_endpoint::run(context, port, frame),
-        PortRole::Host => from_host::run(context, port, frame),
-        PortRole::Underlay | PortRole::Wire => {
-            from_underlay::run(context, port, frame, &mut network)
-        }
-        PortRole::Absent => Err(DropReason::PortUnknown.into()),
-    };
-    result.map_err(|exit| (network, exit))
+impl<'t, 'a> Arrival<'t, 'a> {
+    /// What frames come in by the context's port to; `None` when there is no such port.
+    pub(crate) fn new(context: Context<'t, 'a>) -> Option<Self> {
+        let port = context.tables.port(context.ingress)?;
+        Some(Arrival {
+            context,
+            port,
+            network: context.tables.network(port.network),
+        })
+    }
+
+    /// Takes one frame from its port to its fate, or to an exit in a network.
+    #[inline(always)]
+    pub(crate) fn run(&self, frame: &mut Frame<'_>) -> Result<Fate, (NetworkId, Exit)> {
+        let mut network = self.port.network;
+        let result = match self.port.role {
+            PortRole::Endpoint => from_endpoint::run(self, frame),
+            PortRole::Host => from_host::run(self, frame),
+            PortRole::Underlay | PortRole::Wire => from_underlay::run(self, frame, &mut network),
+            PortRole::Absent => Err(DropReason::PortUnknown.into()),
+        };
+        result.map_err(|exit| (network, exit))
+    }
 }
 
 /// Sends a frame of the gateway's own making on its way, as any packet to that
@@ -185,7 +220,8 @@ fn send(
 ) -> Result<PortId, Exit> {
     let network = context.tables.network(network);
     let network = network.ok_or(DropReason::NoRoute)?;
-    let packet = parse::ip(frame)?.with(Admitted { network });
+    let packet: Ip<'_, '_, Parsed> = parse::ip(frame)?;
+    let packet = packet.with(Admitted { network });
     let packet = route::lookup(context, packet)?;
     deliver::deliver(forward::unchecked(packet, age))
 }

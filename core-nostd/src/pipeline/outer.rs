@@ -1,12 +1,13 @@
 //! Outer headers on raw Ethernet ports: read when a frame comes in, written when a
 //! tunnel packet leaves. Behind sockets the kernel does both.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Context, Exit, Parsed, decap, deliver, local, parse};
 use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
 use crate::tables::entry::PortEntry;
+use crate::wire::ip::Address;
 use crate::wire::{checksum, ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, l4, nd, udp, vxlan};
 use crate::{Checksum, DropReason, Fate, Frame, Outer, OuterL4, Segmentation};
 
@@ -37,11 +38,12 @@ pub(super) fn receive<'t>(
     }
     let header = match ethernet.ethertype {
         ethernet::ARP => return Err(Exit::Link),
-        ethernet::IPV4 => ip::Header::parse_v4(packet).map_err(|_| DropReason::OuterMalformed)?,
-        ethernet::IPV6 => ip::Header::parse_v6(packet).map_err(|_| DropReason::OuterMalformed)?,
+        ethernet::IPV4 => Ipv4Addr::parse(packet).map(ip::Header::of_either),
+        ethernet::IPV6 => Ipv6Addr::parse(packet).map(ip::Header::of_either),
         ethernet::VLAN | ethernet::QINQ => return Err(DropReason::VlanTagged.into()),
         _ => return Err(DropReason::NotIp.into()),
     };
+    let header = header.map_err(|_| DropReason::OuterMalformed)?;
     let upper = packet.get(usize::from(header.header_len)..);
     let kind = upper.and_then(|upper| upper.first()).copied().unwrap_or(0);
     let own = port.addresses.has(header.dst);
@@ -88,6 +90,7 @@ fn direct<'t>(context: Context<'t, '_>, header: &ip::Header) -> Result<decap::Op
         outer_tos: header.tos,
         for_all: false,
         tunnel: None,
+        v6: header.is_v6(),
     })
 }
 
@@ -322,8 +325,7 @@ fn flow_label(outer: &Outer, frame: &Frame<'_>) -> u32 {
             let Ok(inner) = ip::Header::parse(frame.bytes()) else {
                 return 0;
             };
-            let payload = frame.bytes().get(usize::from(inner.header_len)..);
-            deliver::flow_hash(&inner, payload.unwrap_or_default())
+            deliver::flow_hash(&inner)
         }
     };
     u32::try_from(hash >> 44).unwrap_or(0)

@@ -1,41 +1,45 @@
 //! Parsing: from bytes to a packet whose header and lengths are right.
 
 use super::{Exit, Ip, Parsed};
+use crate::tables::entry::Lookup;
 use crate::wire::{arp, ethernet, ip, ipv4, ipv6, l4};
 use crate::{Checksum, DropReason, Frame};
 
-/// What a frame holds.
-pub(super) enum Kind<'f, 'b> {
-    Arp(&'f mut Frame<'b>, ethernet::Header, arp::Packet),
-    Ip(ethernet::Header, Ip<'f, 'b, Parsed>),
+/// Parses the Ethernet header of a frame.
+#[inline(always)]
+pub(super) fn ethernet(frame: &Frame<'_>) -> Result<ethernet::Header, Exit> {
+    let bytes = frame.content().ok_or(DropReason::FrameTruncated)?;
+    let parsed = ethernet::Header::parse(bytes);
+    let (ethernet, _) = parsed.ok_or(DropReason::FrameTruncated)?;
+    Ok(ethernet)
 }
 
-/// Parses a frame from a pod or the host.
-#[inline(always)]
-pub(super) fn frame<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Kind<'f, 'b>, Exit> {
-    let (ethernet, payload) =
-        ethernet::Header::parse(frame.bytes()).ok_or(DropReason::FrameTruncated)?;
-    match ethernet.ethertype {
-        ethernet::IPV4 | ethernet::IPV6 => Ok(Kind::Ip(ethernet, self::ip(frame)?)),
-        ethernet::ARP => {
-            let packet = arp::Packet::parse(payload).ok_or(DropReason::ArpMalformed)?;
-            Ok(Kind::Arp(frame, ethernet, packet))
-        }
-        ethernet::VLAN | ethernet::QINQ => Err(DropReason::VlanTagged.into()),
-        _ => Err(DropReason::NotIp.into()),
+/// Parses the ARP packet behind an Ethernet header that announces one.
+pub(super) fn arp(frame: &Frame<'_>) -> Result<arp::Packet, Exit> {
+    let packet = frame.bytes().get(ethernet::HEADER_LEN..);
+    let packet = packet.and_then(arp::Packet::parse);
+    Ok(packet.ok_or(DropReason::ArpMalformed)?)
+}
+
+/// Why a frame that is neither IP nor ARP is refused.
+#[cold]
+pub(super) fn refuse(ethertype: u16) -> Exit {
+    match ethertype {
+        ethernet::VLAN | ethernet::QINQ => DropReason::VlanTagged.into(),
+        _ => DropReason::NotIp.into(),
     }
 }
 
-/// Parses the IP packet behind an Ethernet header that announces one, and cuts
-/// off the padding that Ethernet may have added.
+/// Parses the IP packet behind an Ethernet header that announces one of this
+/// version, and cuts off the padding that Ethernet may have added.
 #[inline(always)]
-pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>, Exit> {
-    let (ethernet, packet) =
-        ethernet::Header::parse(frame.bytes()).ok_or(DropReason::FrameTruncated)?;
-    let header = match ethernet.ethertype {
-        ethernet::IPV6 => ip::Header::parse_v6(packet).map_err(refuse_v6)?,
-        _ => ip::Header::parse_v4(packet).map_err(refuse_v4)?,
-    };
+pub(super) fn ip<'f, 'b, A: Lookup>(
+    frame: &'f mut Frame<'b>,
+) -> Result<Ip<'f, 'b, Parsed, A>, Exit> {
+    let bytes = frame.content().ok_or(DropReason::FrameTruncated)?;
+    let packet = bytes.get(ethernet::HEADER_LEN..);
+    let packet = packet.ok_or(DropReason::FrameTruncated)?;
+    let header = A::parse(packet).map_err(refuse_ip)?;
     frame.truncate(ethernet::HEADER_LEN + usize::from(header.total_len));
     check_checksum_mark(frame, &header)?;
     Ok(Ip {
@@ -43,6 +47,13 @@ pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>,
         header,
         state: Parsed,
     })
+}
+
+fn refuse_ip(error: ip::Error) -> DropReason {
+    match error {
+        ip::Error::V4(error) => refuse_v4(error),
+        ip::Error::V6(error) => refuse_v6(error),
+    }
 }
 
 fn refuse_v4(error: ipv4::Error) -> DropReason {
@@ -69,7 +80,7 @@ fn refuse_v6(error: ipv6::Error) -> DropReason {
 /// would write a source address or a tunnel's port that nobody has checked. A
 /// pod with CAP_NET_RAW can mark any place (PACKET_VNET_HDR).
 #[inline(always)]
-fn check_checksum_mark(frame: &Frame<'_>, header: &ip::Header) -> Result<(), Exit> {
+fn check_checksum_mark<A>(frame: &Frame<'_>, header: &ip::Header<A>) -> Result<(), Exit> {
     let Checksum::Partial { start, offset } = frame.checksum else {
         return Ok(());
     };

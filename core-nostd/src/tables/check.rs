@@ -16,11 +16,10 @@ const MIN_MTU: u16 = 68;
 
 /// A host's own address: not unspecified, loopback, broadcast or multicast.
 pub(super) fn unicast(address: IpAddr) -> Result<(), TableError> {
-    let unspecified = address.is_unspecified() || address.is_loopback();
-    if unspecified || ip::is_group(address) {
-        return Err(TableError::Invalid(Reason::Address));
+    match ip::is_host(address) {
+        true => Ok(()),
+        false => Err(TableError::Invalid(Reason::Address)),
     }
-    Ok(())
 }
 
 /// An address that one device can have.

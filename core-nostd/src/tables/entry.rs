@@ -1,12 +1,14 @@
 //! What the tables hold: plain data whose all-zero form is "absent".
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::{FromZeros, Immutable};
 
 use crate::addr::{Family, Key};
 use crate::channel::{EncapSet, NetworkOptions, NextHop, Offloads, Owner, PortStats, Proxy};
+use crate::fib::{Fib, Value};
 use crate::pipeline::icmp;
+use crate::wire::ip;
 use crate::{Instant, MacAddr, NetworkId, PortId, Vni};
 
 /// Addresses or prefixes that one entry may have.
@@ -18,7 +20,10 @@ pub(crate) struct KeyList {
     count: u8,
     families: [Family; KEYS],
     lengths: [u8; KEYS],
-    bits: [u128; KEYS],
+    /// IPv4 bits; 0 where the key is IPv6, or there is none.
+    v4: [u32; KEYS],
+    /// IPv6 bits; 0 where the key is IPv4, or there is none.
+    v6: [u128; KEYS],
 }
 
 impl KeyList {
@@ -29,9 +34,13 @@ impl KeyList {
             .families
             .iter_mut()
             .zip(&mut list.lengths)
-            .zip(&mut list.bits);
-        for (key, ((family, length), bits)) in keys.zip(slots) {
-            (*family, *length, *bits) = (key.family, key.length, key.bits);
+            .zip(list.v4.iter_mut().zip(&mut list.v6));
+        for (key, ((family, length), (v4, v6))) in keys.zip(slots) {
+            (*family, *length) = (key.family, key.length);
+            match key.family {
+                Family::V4 => *v4 = key.bits_v4(),
+                Family::V6 => *v6 = key.bits,
+            }
             list.count += 1;
         }
         list
@@ -41,12 +50,15 @@ impl KeyList {
         self.families
             .iter()
             .zip(&self.lengths)
-            .zip(&self.bits)
+            .zip(self.v4.iter().zip(&self.v6))
             .take(usize::from(self.count))
-            .map(|((family, length), bits)| Key {
-                family: *family,
-                bits: *bits,
-                length: *length,
+            .map(|((family, length), (v4, v6))| match family {
+                Family::V4 => Key::v4(*v4, *length),
+                Family::V6 => Key {
+                    family: Family::V6,
+                    bits: *v6,
+                    length: *length,
+                },
             })
     }
 
@@ -56,10 +68,11 @@ impl KeyList {
         addresses.find(|own| own.is_ipv6() == address.is_ipv6())
     }
 
-    /// Whether one of the keys is this address.
-    pub(crate) fn has(&self, address: IpAddr) -> bool {
-        let wanted = Key::host(address);
-        self.iter().any(|key| key == wanted)
+    /// Whether one of the addresses in a list of addresses is this one. Nobody has
+    /// 0.0.0.0 or `::`.
+    #[inline(always)]
+    pub(crate) fn has<A: Lookup>(&self, address: A) -> bool {
+        !address.is_unspecified() && address.is_in(self)
     }
 
     /// How many different keys of this list the other does not have.
@@ -72,9 +85,62 @@ impl KeyList {
     }
 
     /// Whether one of the keys covers this address.
-    pub(crate) fn covers(&self, address: IpAddr) -> bool {
-        let wanted = Key::host(address);
+    pub(crate) fn covers<A: Lookup>(&self, address: A) -> bool {
+        let wanted = Key::host(address.into());
         self.iter().any(|key| key.covers(wanted))
+    }
+}
+
+/// An address as the tables are asked for it; see [`ip::Address`].
+pub(crate) trait Lookup: ip::Address {
+    /// Whether it is among the addresses of a list; it is not unspecified.
+    fn is_in(self, list: &KeyList) -> bool;
+
+    /// The code of its route in a FIB.
+    fn find_in<V: Value + 'static>(self, fib: &Fib<'_, V>, index: usize) -> u32;
+}
+
+impl Lookup for Ipv4Addr {
+    #[inline(always)]
+    fn is_in(self, list: &KeyList) -> bool {
+        let [a, b, c, d] = list.v4;
+        let wanted = self.to_bits();
+        a == wanted || b == wanted || c == wanted || d == wanted
+    }
+
+    #[inline(always)]
+    fn find_in<V: Value + 'static>(self, fib: &Fib<'_, V>, index: usize) -> u32 {
+        fib.lookup(index, self.to_bits())
+    }
+}
+
+impl Lookup for Ipv6Addr {
+    #[inline(always)]
+    fn is_in(self, list: &KeyList) -> bool {
+        let [a, b, c, d] = list.v6;
+        let wanted = self.to_bits();
+        a == wanted || b == wanted || c == wanted || d == wanted
+    }
+
+    #[inline(always)]
+    fn find_in<V: Value + 'static>(self, fib: &Fib<'_, V>, index: usize) -> u32 {
+        fib.lookup(index, self.to_bits())
+    }
+}
+
+impl Lookup for IpAddr {
+    fn is_in(self, list: &KeyList) -> bool {
+        match self {
+            IpAddr::V4(v4) => v4.is_in(list),
+            IpAddr::V6(v6) => v6.is_in(list),
+        }
+    }
+
+    fn find_in<V: Value + 'static>(self, fib: &Fib<'_, V>, index: usize) -> u32 {
+        match self {
+            IpAddr::V4(v4) => v4.find_in(fib, index),
+            IpAddr::V6(v6) => v6.find_in(fib, index),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::addr::Key;
 use crate::channel::{Encap, NextHop};
 use crate::neighbors::Neighbors;
 use crate::{NetworkId, PeerId, PortId, Vni};
-use entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
+use entry::{Lookup, NetworkEntry, PeerEntry, PortEntry, PortRole};
 use room::Used;
 use routes::Routes;
 use sync::Progress;
@@ -38,16 +38,20 @@ pub(crate) struct Tables<'a> {
     /// (raw port, address on its link) → MAC address.
     pub(crate) neighbors: Neighbors<'a>,
     pub(crate) used: &'a mut Used,
+    /// The UDP ports of tunnels; see [`Tables::is_tunnel_port`].
+    pub(crate) tunnel_ports: &'a mut u64,
     pub(crate) sync: &'a mut Progress,
 }
 
 impl Tables<'_> {
     /// The network with this id.
+    #[inline(always)]
     pub(crate) fn network(&self, id: NetworkId) -> Option<&NetworkEntry> {
         self.networks.get(id.index()).filter(|entry| entry.present)
     }
 
     /// The port with this id.
+    #[inline(always)]
     pub(crate) fn port(&self, id: PortId) -> Option<&PortEntry> {
         self.ports
             .get(id.index())
@@ -55,11 +59,13 @@ impl Tables<'_> {
     }
 
     /// The peer with this id.
+    #[inline(always)]
     pub(crate) fn peer(&self, id: PeerId) -> Option<&PeerEntry> {
         self.peers.get(id.index()).filter(|entry| entry.present)
     }
 
     /// The network that has this VNI on this UDP port.
+    #[inline(always)]
     pub(crate) fn network_by_vni(&self, udp_port: u16, vni: Vni) -> Option<&NetworkEntry> {
         self.networks
             .iter()
@@ -67,6 +73,7 @@ impl Tables<'_> {
     }
 
     /// The peer of a network at this underlay address.
+    #[inline(always)]
     pub(crate) fn peer_by_underlay(
         &self,
         network: &NetworkEntry,
@@ -127,8 +134,8 @@ impl Tables<'_> {
     }
 
     /// The next hop of the longest prefix that holds `address`.
-    #[inline]
-    pub(crate) fn route(&self, network: &NetworkEntry, address: IpAddr) -> Option<NextHop> {
+    #[inline(always)]
+    pub(crate) fn route<A: Lookup>(&self, network: &NetworkEntry, address: A) -> Option<NextHop> {
         self.routes.lookup(network.id, address)
     }
 
@@ -139,10 +146,24 @@ impl Tables<'_> {
         })
     }
 
-    /// Whether any network has its tunnels on this UDP port.
+    /// Whether any network has its tunnels on this UDP port. One bit for 1024 ports
+    /// tells that of nearly all there is none, without a look at the networks.
+    #[inline(always)]
     pub(crate) fn is_tunnel_port(&self, udp_port: u16) -> bool {
+        *self.tunnel_ports >> (udp_port % 64) & 1 != 0 && self.has_tunnel_port(udp_port)
+    }
+
+    #[cold]
+    fn has_tunnel_port(&self, udp_port: u16) -> bool {
         self.networks
             .iter()
             .any(|network| network.present && network.udp_port == udp_port)
+    }
+
+    /// Takes in that a network came, changed or went.
+    fn survey_tunnel_ports(&mut self) {
+        let networks = self.networks.iter().filter(|network| network.present);
+        let bits = networks.map(|network| 1 << (network.udp_port % 64));
+        *self.tunnel_ports = bits.fold(0, |all, bit| all | bit);
     }
 }

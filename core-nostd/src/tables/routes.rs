@@ -1,8 +1,6 @@
 //! Routes: the FIBs of all networks, by the tables' keys.
 
-use core::net::IpAddr;
-
-use super::entry::{RouteEntry, Stamp};
+use super::entry::{Lookup, RouteEntry, Stamp};
 use crate::addr::{Family, Key};
 use crate::channel::{Encap, NextHop};
 use crate::fib::{Fib, Full, Prefix, Value};
@@ -26,7 +24,7 @@ impl Value for RouteEntry {
 }
 
 /// The next hop that a code stands for; `None` for 0.
-#[inline]
+#[inline(always)]
 fn decode(code: u32) -> Option<NextHop> {
     let [_, kind, high, low] = code.to_be_bytes();
     let id = u16::from_be_bytes([high, low]);
@@ -48,8 +46,7 @@ fn decode(code: u32) -> Option<NextHop> {
 /// A key as one family's prefix.
 fn v4(key: Key) -> Prefix<u32> {
     Prefix {
-        // The upper 32 bits of 128.
-        bits: u32::try_from(key.bits >> 96).unwrap_or(0),
+        bits: key.bits_v4(),
         length: key.length,
     }
 }
@@ -62,12 +59,7 @@ fn v6(key: Key) -> Prefix<u128> {
 }
 
 fn key_v4((prefix, route): (Prefix<u32>, RouteEntry)) -> (Key, RouteEntry) {
-    let key = Key {
-        family: Family::V4,
-        bits: u128::from(prefix.bits) << 96,
-        length: prefix.length,
-    };
-    (key, route)
+    (Key::v4(prefix.bits, prefix.length), route)
 }
 
 fn key_v6((prefix, route): (Prefix<u128>, RouteEntry)) -> (Key, RouteEntry) {
@@ -94,12 +86,9 @@ impl Routes<'_> {
     }
 
     /// The next hop of the longest prefix that holds the address.
-    #[inline]
-    pub(crate) fn lookup(&self, network: NetworkId, address: IpAddr) -> Option<NextHop> {
-        decode(match address {
-            IpAddr::V4(address) => self.0.lookup(network.index(), address.to_bits()),
-            IpAddr::V6(address) => self.0.lookup(network.index(), address.to_bits()),
-        })
+    #[inline(always)]
+    pub(crate) fn lookup<A: Lookup>(&self, network: NetworkId, address: A) -> Option<NextHop> {
+        decode(address.find_in(&self.0, network.index()))
     }
 
     /// The route of exactly this prefix.

@@ -28,24 +28,36 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(total)))
 }
 
+/// Ones' complement sum of an IPv4 header without options, in whatever byte order
+/// the machine has: to be compared with all ones only.
+#[inline(always)]
+pub fn sum_of_words(header: &[u8; 20]) -> u64 {
+    let (words, _) = header.as_chunks::<4>();
+    let words = words.iter();
+    words.map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
+}
+
 /// Folds a sum to 16 bits with end-around carry.
-pub fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "just folded to 16 bits")]
-    {
-        sum as u16
-    }
+#[inline(always)]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    // Below 2^33, then 2^18, then 2^16 + 3, and the last carry has room.
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let [.., high, low] = sum.to_be_bytes();
+    u16::from_be_bytes([high, low])
 }
 
 /// The checksum field for a sum: its ones' complement.
+#[inline(always)]
 pub fn finish(sum: u64) -> u16 {
     !fold(sum)
 }
 
 /// Sum of the IPv4 pseudo-header (RFC 768, RFC 9293 section 3.1) for an upper
 /// layer of `len` bytes.
+#[inline(always)]
 pub fn pseudo_header_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> u64 {
     u64::from(src.to_bits()) + u64::from(dst.to_bits()) + u64::from(protocol) + u64::from(len)
 }
@@ -67,6 +79,7 @@ pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: u16) -> u64 {
 
 /// The checksum after a 16-bit word it covers changed from `old` to `new`
 /// (RFC 1624, equation 3).
+#[inline(always)]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     finish(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::ipv6;
+use super::{ip, ipv6};
 use crate::MacAddr;
 
 /// Length of an untagged header in bytes.
@@ -31,6 +31,7 @@ pub struct Header {
 
 impl Header {
     /// Reads the header and returns it with the payload; `None` when the slice is too short.
+    #[inline(always)]
     pub fn parse(bytes: &[u8]) -> Option<(Header, &[u8])> {
         let (h, payload) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let header = Header {
@@ -42,6 +43,7 @@ impl Header {
     }
 
     /// Writes the header.
+    #[inline(always)]
     pub fn emit(&self, out: &mut [u8; HEADER_LEN]) {
         let (dst, rest) = out.split_at_mut(6);
         let (src, ethertype) = rest.split_at_mut(6);
@@ -52,15 +54,17 @@ impl Header {
 }
 
 /// The EtherType of packets to an address.
-pub fn ethertype(address: IpAddr) -> u16 {
-    match address {
-        IpAddr::V4(_) => IPV4,
-        IpAddr::V6(_) => IPV6,
+#[inline(always)]
+pub fn ethertype(address: impl ip::Address) -> u16 {
+    match address.is_v6() {
+        false => IPV4,
+        true => IPV6,
     }
 }
 
 /// The Ethernet address of a broadcast or multicast IP address (RFC 1112 section
 /// 6.4, RFC 2464 section 7).
+#[cold]
 pub fn group_mac(address: IpAddr) -> MacAddr {
     match address {
         IpAddr::V4(v4) if v4.is_multicast() => {

@@ -6,6 +6,9 @@ use super::checksum;
 
 /// Length of a header without options in bytes.
 pub const HEADER_LEN: usize = 20;
+/// Version and header length of a header without options.
+const WITHOUT_OPTIONS: u8 = 0x45;
+
 /// Why a header was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
@@ -54,21 +57,22 @@ impl Header {
     ///
     /// # Errors
     /// [`Error`] says which check failed, in the order of its variants.
+    #[inline(always)]
     pub fn parse(bytes: &[u8]) -> Result<Header, Error> {
         let h = bytes.first_chunk::<HEADER_LEN>().ok_or(Error::Truncated)?;
-        if h[0] >> 4 != 4 {
-            return Err(Error::Version);
-        }
-        let header_len = (h[0] & 0x0f) * 4;
-        let all = bytes.get(..usize::from(header_len));
-        let all = all
-            .filter(|all| all.len() >= HEADER_LEN)
-            .ok_or(Error::HeaderLength)?;
         let total_len = u16::from_be_bytes([h[2], h[3]]);
+        let header_len = match h[0] {
+            WITHOUT_OPTIONS => 20,
+            first => header_len_with_options(first, bytes)?,
+        };
         if total_len < u16::from(header_len) || usize::from(total_len) > bytes.len() {
             return Err(Error::TotalLength);
         }
-        if checksum::fold(checksum::sum(all)) != 0xffff {
+        let sum = match header_len {
+            20 => checksum::sum_of_words(h),
+            _ => checksum::sum(bytes.get(..usize::from(header_len)).unwrap_or_default()),
+        };
+        if checksum::fold(sum) != 0xffff {
             return Err(Error::Checksum);
         }
         let fragment = u16::from_be_bytes([h[6], h[7]]);
@@ -135,9 +139,23 @@ impl Header {
     }
 }
 
+/// The length in bytes of a header that begins with this byte and may have options.
+#[cold]
+fn header_len_with_options(first: u8, bytes: &[u8]) -> Result<u8, Error> {
+    if first >> 4 != 4 {
+        return Err(Error::Version);
+    }
+    let header_len = (first & 0x0f) * 4;
+    match usize::from(header_len) {
+        HEADER_LEN.. if usize::from(header_len) <= bytes.len() => Ok(header_len),
+        _ => Err(Error::HeaderLength),
+    }
+}
+
 /// Whether a single host can have this address as seen from another: not
 /// 0.0.0.0/8, loopback, multicast or broadcast (RFC 1122 section 3.2.1.3).
 /// 240.0.0.0/4 counts as hosts: networks use it.
+#[inline(always)]
 pub fn is_host(address: Ipv4Addr) -> bool {
     let [first, ..] = address.octets();
     first != 0 && !address.is_loopback() && !address.is_multicast() && !address.is_broadcast()
@@ -162,6 +180,7 @@ pub fn has_source_route(header: &[u8]) -> bool {
 
 /// Lowers the TTL of the header at the front of `bytes` by one and updates its
 /// checksum (RFC 1624). A TTL of 0 and a truncated header are left alone.
+#[inline(always)]
 pub fn decrement_ttl(bytes: &mut [u8]) {
     let Some(h) = bytes.first_chunk_mut::<HEADER_LEN>() else {
         return;
@@ -169,7 +188,12 @@ pub fn decrement_ttl(bytes: &mut [u8]) {
     let Some(ttl) = h[8].checked_sub(1) else {
         return;
     };
-    replace_word(h, 8, [ttl, h[9]]);
+    h[8] = ttl;
+    // The word of TTL and protocol is lower by 0x100, whatever it is, which in
+    // RFC 1624's equation 3 adds the complement of that.
+    let old = u16::from_be_bytes([h[10], h[11]]);
+    let new = checksum::finish(u64::from(!old) + 0xfeff);
+    [h[10], h[11]] = new.to_be_bytes();
 }
 
 /// Sets the ECN field (RFC 3168) of the header at the front of `bytes` and

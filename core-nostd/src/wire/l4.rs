@@ -1,5 +1,6 @@
 //! What the core reads of TCP and UDP: ports, checksums, payload offsets.
 
+use super::ip::Address;
 use super::{checksum, ip};
 
 /// Length of both ports, which TCP and UDP begin with, in bytes.
@@ -10,6 +11,7 @@ pub const UDP_HEADER_LEN: u8 = 8;
 
 /// Source and destination port of the TCP or UDP header at the front of
 /// `payload`; `None` for other protocols and truncated headers.
+#[inline(always)]
 pub fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
     if !matches!(protocol, ip::TCP | ip::UDP) {
         return None;
@@ -22,6 +24,7 @@ pub fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
 }
 
 /// Offset of the checksum field in the header of this protocol.
+#[inline(always)]
 pub fn checksum_offset(protocol: u8) -> Option<u16> {
     match protocol {
         ip::TCP => Some(16),
@@ -41,11 +44,11 @@ pub fn tcp_header_len(payload: &[u8]) -> Option<u8> {
 
 /// Whether the TCP, UDP or ICMPv6 checksum of a packet verifies. `packet` is what
 /// the IP headers leave of it.
-pub fn is_valid(header: &ip::Header, packet: &[u8]) -> bool {
+pub fn is_valid<A: Address>(header: &ip::Header<A>, packet: &[u8]) -> bool {
     let Ok(len) = u16::try_from(packet.len()) else {
         return false;
     };
-    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
+    let pseudo = A::pseudo_header(header.src, header.dst, header.protocol, len);
     checksum::fold(pseudo + checksum::sum(packet)) == 0xffff
 }
 
@@ -54,7 +57,8 @@ pub fn is_valid(header: &ip::Header, packet: &[u8]) -> bool {
 ///
 /// Peers on the same machine hand over such packets (the sending kernel left
 /// the rest to a device that never came). `packet` is what the IP headers leave of it.
-pub fn is_unfinished(header: &ip::Header, packet: &[u8]) -> bool {
+#[inline(always)]
+pub fn is_unfinished<A: Address>(header: &ip::Header<A>, packet: &[u8]) -> bool {
     let Some(offset) = checksum_offset(header.protocol) else {
         return false;
     };
@@ -64,7 +68,7 @@ pub fn is_unfinished(header: &ip::Header, packet: &[u8]) -> bool {
     let (Some(field), Ok(len)) = (field, u16::try_from(packet.len())) else {
         return false;
     };
-    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
+    let pseudo = A::pseudo_header(header.src, header.dst, header.protocol, len);
     u16::from_be_bytes(*field) == checksum::fold(pseudo) && !is_valid(header, packet)
 }
 
@@ -124,6 +128,7 @@ mod tests {
             named_at: 6,
             header_len: 20,
             total_len: 20 + 24,
+            ports: None,
         }
     }
 

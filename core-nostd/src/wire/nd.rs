@@ -204,6 +204,7 @@ mod tests {
             named_at: 6,
             header_len: 40,
             total_len: 72,
+            ports: None,
         }
     }
 

@@ -21,6 +21,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`] when the slice is too short or the I flag is not set.
+#[inline(always)]
 pub fn parse(bytes: &[u8]) -> Result<Vni, Error> {
     let h = bytes.first_chunk::<HEADER_LEN>().ok_or(Error::Truncated)?;
     if h[0] & FLAG_VNI == 0 {
@@ -30,6 +31,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vni, Error> {
 }
 
 /// Writes a header with the I flag, this VNI and zero in all reserved bits.
+#[inline(always)]
 pub fn emit(vni: Vni, out: &mut [u8; HEADER_LEN]) {
     let [_, a, b, c] = vni.number().to_be_bytes();
     *out = [FLAG_VNI, 0, 0, 0, a, b, c, 0];

@@ -60,6 +60,7 @@ impl Tables<'_> {
             underlay: new.underlay,
             ..old
         };
+        self.survey_tunnel_ports();
         let inverse = match old.present {
             true => Operation::UpsertNetwork(old.message(new.id)),
             false => Operation::RemoveNetwork(new.id),
@@ -123,6 +124,7 @@ impl Tables<'_> {
         self.count_port(old.underlay, -1);
         self.book(writer.owner, Table::Networks, -1);
         *slot_mut(self.networks, Table::Networks, id.0)? = NetworkEntry::new_zeroed();
+        self.survey_tunnel_ports();
         Ok(Some((Operation::UpsertNetwork(old.message(id)), old.stamp)))
     }
 }
