@@ -356,6 +356,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    #[inline(always)]
     pub(crate) fn host(address: IpAddr) -> Key {
         match address {
             IpAddr::V4(v4) => Key::v4(v4.to_bits(), 32),
@@ -377,6 +378,7 @@ impl Key {
     }
 
     /// The bits of an IPv4 prefix.
+    #[inline(always)]
     pub(crate) fn bits_v4(self) -> u32 {
         // The upper 32 bits of 128.
         u32::try_from(self.bits >> 96).unwrap_or(0)
@@ -398,6 +400,7 @@ impl Key {
             && (self.bits ^ other.bits) & mask(self.length) == 0
     }
 
+    #[inline(always)]
     pub(crate) fn address(self) -> IpAddr {
         match self.family {
             Family::V4 => IpAddr::V4(core::net::Ipv4Addr::from_bits(self.bits_v4())),

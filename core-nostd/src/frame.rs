@@ -216,6 +216,21 @@ impl<'b> Frame<'b> {
         Some(new)
     }
 
+    /// Lets the frame start elsewhere in its buffer and end `excess` bytes earlier,
+    /// without a look at its marks: for frames that have none. Returns its first `N`
+    /// bytes; `None`, and no change, when it has not as many.
+    #[inline(always)]
+    pub(crate) fn reshape<const N: usize>(
+        &mut self,
+        start: usize,
+        excess: usize,
+    ) -> Option<&mut [u8; N]> {
+        let end = self.end.checked_sub(excess)?;
+        let first = self.buffer.get_mut(start..end)?.first_chunk_mut()?;
+        (self.start, self.end) = (start, end);
+        Some(first)
+    }
+
     /// Takes `count` bytes off the front. `None`, and no change, when the frame
     /// is shorter or its unfinished checksum starts within them.
     #[inline(always)]

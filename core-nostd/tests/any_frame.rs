@@ -4,6 +4,8 @@
 mod common;
 #[path = "any_frame/dual.rs"]
 mod dual;
+#[path = "any_frame/fast.rs"]
+mod fast;
 #[path = "any_frame/packets.rs"]
 mod packets;
 

@@ -183,27 +183,34 @@ fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ip::Header) -> Result<(
     Ok(())
 }
 
-/// The inner ECN field after decapsulation (RFC 6040 section 4.2, figure 4).
+/// Merges the ECN field of the outer header into the inner one.
 #[inline(always)]
 pub(super) fn merge_ecn<'f, 'b, 't, A: Lookup>(
     mut packet: Ip<'f, 'b, Admitted<'t>, A>,
     outer_tos: u8,
 ) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
-    const NOT_ECT: u8 = 0;
-    const ECT_1: u8 = 1;
-    const CE: u8 = 3;
     let inner = packet.header.tos & 3;
-    let merged = match (inner, outer_tos & 3) {
-        (NOT_ECT, CE) => return Err(DropReason::EcnCe.into()),
-        (NOT_ECT, _) => NOT_ECT,
-        (_, CE) => CE,
-        (CE, _) => CE,
-        (_, ECT_1) => ECT_1,
-        (inner, _) => inner,
-    };
+    let merged = merged_ecn(inner, outer_tos).ok_or(DropReason::EcnCe)?;
     if merged != inner {
         ip::set_ecn(packet.packet_mut(), merged);
         packet.header.tos = packet.header.tos & !3 | merged;
     }
     Ok(packet)
+}
+
+/// The inner ECN field after decapsulation, of both traffic class octets (RFC 6040
+/// section 4.2, figure 4); `None`: the packet is to be dropped.
+#[inline(always)]
+pub(super) fn merged_ecn(inner_tos: u8, outer_tos: u8) -> Option<u8> {
+    const NOT_ECT: u8 = 0;
+    const ECT_1: u8 = 1;
+    const CE: u8 = 3;
+    match (inner_tos & 3, outer_tos & 3) {
+        (NOT_ECT, CE) => None,
+        (NOT_ECT, _) => Some(NOT_ECT),
+        (_, CE) => Some(CE),
+        (CE, _) => Some(CE),
+        (_, ECT_1) => Some(ECT_1),
+        (inner, _) => Some(inner),
+    }
 }

@@ -1,9 +1,11 @@
 //! Delivery: rewriting a packet for the port it leaves by.
 
+use core::net::IpAddr;
+
 use super::route::{Hop, Tunnel, Way};
 use super::{Exit, Ip, Ready};
 use crate::channel::{NetworkOptions, Offloads};
-use crate::tables::entry::{Lookup, PeerEntry};
+use crate::tables::entry::{Lookup, NetworkEntry, PeerEntry};
 use crate::wire::{ethernet, ip, ipv6, l4, vxlan};
 use crate::{Checksum, DropReason, MacAddr, Outer, OuterL4, PortId, Segmentation};
 
@@ -52,11 +54,15 @@ fn encap_vxlan<A: Lookup>(
     let network = hop.network;
     rewrite(&mut packet, peer.vtep_mac, network.vtep_mac)?;
     let l4 = OuterL4::Udp {
-        src_port: source_port(&packet),
+        src_port: source_port(flow_hash(&packet.header)),
         dst_port: network.udp_port,
         checksum: !network.options.has(NetworkOptions::ZERO_UDP_CHECKSUM),
     };
-    let outer = outer(&packet, hop, peer, l4);
+    let outer = outer(
+        packet.header.tos,
+        (hop.network, peer.underlay.address()),
+        l4,
+    );
     let frame = packet.frame;
     vxlan::emit(
         network.vni,
@@ -82,7 +88,11 @@ fn encap_ipip<A: Lookup>(
         let bytes = bytes.and_then(|bytes| bytes.get_mut(ethernet::HEADER_LEN..));
         A::decrement_ttl(bytes.ok_or(DropReason::FrameTruncated)?);
     }
-    let outer = outer(&packet, hop, peer, OuterL4::Ip { protocol });
+    let outer = outer(
+        packet.header.tos,
+        (hop.network, peer.underlay.address()),
+        OuterL4::Ip { protocol },
+    );
     let frame = packet.frame;
     frame
         .pop_front(ethernet::HEADER_LEN)
@@ -91,16 +101,17 @@ fn encap_ipip<A: Lookup>(
     Ok(())
 }
 
+/// The outer header of a packet with this traffic class octet.
 #[inline(always)]
-fn outer<S, A>(packet: &Ip<'_, '_, S, A>, hop: &Hop<'_>, peer: &PeerEntry, l4: OuterL4) -> Outer {
+pub(super) fn outer(tos: u8, (network, dst): (&NetworkEntry, IpAddr), l4: OuterL4) -> Outer {
     Outer {
-        src: hop.network.local.address(),
-        dst: peer.underlay.address(),
+        src: network.local.address(),
+        dst,
         l4,
         // RFC 6040 section 4.1, normal mode: DSCP and ECN are copied.
-        tos: packet.header.tos,
+        tos,
         ttl: OUTER_TTL,
-        df: !hop.network.options.has(NetworkOptions::OUTER_MAY_FRAGMENT),
+        df: !network.options.has(NetworkOptions::OUTER_MAY_FRAGMENT),
     }
 }
 
@@ -151,10 +162,10 @@ pub(super) fn finish_checksum<S, A: Lookup>(packet: &mut Ip<'_, '_, S, A>) -> Re
     Ok(())
 }
 
-/// The outer source port, by the inner flow.
+/// The outer source port, by the inner flow's hash.
 #[inline(always)]
-fn source_port<S, A: Lookup>(packet: &Ip<'_, '_, S, A>) -> u16 {
-    let [high, low, ..] = flow_hash(&packet.header).to_be_bytes();
+pub(super) fn source_port(hash: u64) -> u16 {
+    let [high, low, ..] = hash.to_be_bytes();
     FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
 }
 
@@ -169,13 +180,21 @@ pub(super) fn flow_hash<A: Lookup>(header: &ip::Header<A>) -> u64 {
         // The fragments of a packet may name different ones (RFC 8200 section 4.5).
         (true, true) => (ipv6::FRAGMENT, None),
     };
-    let (src, dst) = ports.unwrap_or((0, 0));
-    let addresses = A::mix(header.src, header.dst);
+    hash(
+        A::mix(header.src, header.dst),
+        protocol,
+        ports.unwrap_or((0, 0)),
+    )
+}
+
+/// A hash of mixed addresses, protocol and ports. The two halves of a product depend
+/// on all bits of both factors (as in wyhash), so that neighbouring addresses and
+/// ports spread evenly.
+#[inline(always)]
+pub(super) fn hash(addresses: u64, protocol: u8, (src, dst): (u16, u16)) -> u64 {
     let rest = u64::from(protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
-    // A multiplication carries differences upwards only, so the shifts bring them
-    // down again: neighbouring addresses and ports spread evenly (splitmix64).
-    let mut hash = addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ rest;
-    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ hash >> 31
+    let addresses = u128::from(addresses ^ 0x2d35_8dcc_aa6c_78a5);
+    let product = addresses * u128::from(rest ^ 0x8bb8_4b93_962e_acc9);
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = product.to_be_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ u64::from_be_bytes([i, j, k, l, m, n, o, p])
 }

@@ -75,6 +75,16 @@ impl KeyList {
         !address.is_unspecified() && address.is_in(self)
     }
 
+    /// The longest IPv4 prefix that holds all IPv4 addresses of a list of addresses, as
+    /// bits and mask; of an empty list one that holds 0.0.0.0 only.
+    pub(crate) fn common_v4(&self) -> (u32, u32) {
+        let mut addresses = self.v4.iter().copied().filter(|address| *address != 0);
+        let first = addresses.next().unwrap_or(0);
+        let differ = addresses.fold(0, |bits, address| bits | address ^ first);
+        let mask = u32::MAX.checked_shl(32 - differ.leading_zeros());
+        (first, mask.unwrap_or(0))
+    }
+
     /// How many different keys of this list the other does not have.
     pub(crate) fn count_not_in(&self, other: &KeyList) -> u32 {
         let new = self.iter().enumerate().filter(|(index, key)| {

@@ -22,7 +22,7 @@ use crate::neighbors::Neighbors;
 use crate::{NetworkId, PeerId, PortId, Vni};
 use entry::{Lookup, NetworkEntry, PeerEntry, PortEntry, PortRole};
 use room::Used;
-use routes::Routes;
+use routes::{Code, Routes};
 use sync::Progress;
 use underlays::Underlays;
 
@@ -136,6 +136,12 @@ impl Tables<'_> {
     /// The next hop of the longest prefix that holds `address`.
     #[inline(always)]
     pub(crate) fn route<A: Lookup>(&self, network: &NetworkEntry, address: A) -> Option<NextHop> {
+        self.route_code(network, address).next_hop()
+    }
+
+    /// What [`Tables::route`] answers, as it is kept.
+    #[inline(always)]
+    pub(crate) fn route_code<A: Lookup>(&self, network: &NetworkEntry, address: A) -> Code {
         self.routes.lookup(network.id, address)
     }
 
@@ -150,7 +156,13 @@ impl Tables<'_> {
     /// tells that of nearly all there is none, without a look at the networks.
     #[inline(always)]
     pub(crate) fn is_tunnel_port(&self, udp_port: u16) -> bool {
-        *self.tunnel_ports >> (udp_port % 64) & 1 != 0 && self.has_tunnel_port(udp_port)
+        self.may_be_tunnel_port(udp_port) && self.has_tunnel_port(udp_port)
+    }
+
+    /// Whether that is not out of the question at the first glance.
+    #[inline(always)]
+    pub(crate) fn may_be_tunnel_port(&self, udp_port: u16) -> bool {
+        *self.tunnel_ports >> (udp_port % 64) & 1 != 0
     }
 
     #[cold]

@@ -23,23 +23,47 @@ impl Value for RouteEntry {
     }
 }
 
-/// The next hop that a code stands for; `None` for 0.
-#[inline(always)]
-fn decode(code: u32) -> Option<NextHop> {
-    let [_, kind, high, low] = code.to_be_bytes();
-    let id = u16::from_be_bytes([high, low]);
-    let peer = |encap| NextHop::Peer {
-        peer: PeerId(id),
-        encap,
-    };
-    match kind {
-        1 => Some(NextHop::Blackhole),
-        2 => Some(NextHop::Host),
-        3 => Some(NextHop::Endpoint(PortId(id))),
-        4 => Some(peer(Encap::Vxlan)),
-        5 => Some(peer(Encap::Ipip)),
-        6 => Some(peer(Encap::Direct)),
-        _ => None,
+/// A route's code, which lookups answer; 0: there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Code(u32);
+
+impl Code {
+    /// The next hop that it stands for.
+    #[inline(always)]
+    pub(crate) fn next_hop(self) -> Option<NextHop> {
+        match self.0 >> 16 {
+            1 => Some(NextHop::Blackhole),
+            2 => Some(NextHop::Host),
+            3 => Some(NextHop::Endpoint(PortId(self.id()))),
+            _ => {
+                let (peer, encap) = self.peer()?;
+                Some(NextHop::Peer { peer, encap })
+            }
+        }
+    }
+
+    /// The peer that it stands for, if it does.
+    #[inline(always)]
+    pub(crate) fn peer(self) -> Option<(PeerId, Encap)> {
+        let encap = match self.0 >> 16 {
+            4 => Encap::Vxlan,
+            5 => Encap::Ipip,
+            6 => Encap::Direct,
+            _ => return None,
+        };
+        Some((PeerId(self.id()), encap))
+    }
+
+    /// The endpoint that it stands for, if it does.
+    #[inline(always)]
+    pub(crate) fn endpoint(self) -> Option<PortId> {
+        (self.0 >> 16 == 3).then_some(PortId(self.id()))
+    }
+
+    #[inline(always)]
+    fn id(self) -> u16 {
+        let [.., high, low] = self.0.to_be_bytes();
+        u16::from_be_bytes([high, low])
     }
 }
 
@@ -87,8 +111,8 @@ impl Routes<'_> {
 
     /// The next hop of the longest prefix that holds the address.
     #[inline(always)]
-    pub(crate) fn lookup<A: Lookup>(&self, network: NetworkId, address: A) -> Option<NextHop> {
-        decode(address.find_in(&self.0, network.index()))
+    pub(crate) fn lookup<A: Lookup>(&self, network: NetworkId, address: A) -> Code {
+        Code(address.find_in(&self.0, network.index()))
     }
 
     /// The route of exactly this prefix.
@@ -176,8 +200,8 @@ mod tests {
             };
             let code = route.code();
             assert!(code > 0 && code < 1 << 30);
-            assert_eq!(decode(code), Some(next_hop));
+            assert_eq!(Code(code).next_hop(), Some(next_hop));
         }
-        assert_eq!(decode(0), None);
+        assert_eq!(Code(0).next_hop(), None);
     }
 }

@@ -28,13 +28,22 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(total)))
 }
 
-/// Ones' complement sum of an IPv4 header without options, in whatever byte order
-/// the machine has: to be compared with all ones only.
+/// Whether the checksum of an IPv4 header without options is right (RFC 791).
 #[inline(always)]
-pub fn sum_of_words(header: &[u8; 20]) -> u64 {
-    let (words, _) = header.as_chunks::<4>();
-    let words = words.iter();
-    words.map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
+pub fn is_right(header: &[u8; 20]) -> bool {
+    // 64 bits at a time, whose carries go round as those of 16 bits do, in the
+    // machine's byte order, which all ones have in common. They are the multiples
+    // of 2^16 - 1 but zero, which no sum with a version is.
+    let (words, last) = header.as_chunks::<8>();
+    let ([first, second], Some(last)) = (words, last.first_chunk()) else {
+        return false;
+    };
+    let (sum, carry) = u64::from_ne_bytes(*first).overflowing_add(u64::from_ne_bytes(*second));
+    let (sum, more) = sum.overflowing_add(u64::from(u32::from_ne_bytes(*last)));
+    let sum = sum
+        .wrapping_add(u64::from(carry))
+        .wrapping_add(u64::from(more));
+    sum.is_multiple_of(0xffff)
 }
 
 /// Folds a sum to 16 bits with end-around carry.

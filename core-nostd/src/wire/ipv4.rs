@@ -68,11 +68,11 @@ impl Header {
         if total_len < u16::from(header_len) || usize::from(total_len) > bytes.len() {
             return Err(Error::TotalLength);
         }
-        let sum = match header_len {
-            20 => checksum::sum_of_words(h),
-            _ => checksum::sum(bytes.get(..usize::from(header_len)).unwrap_or_default()),
+        let right = match header_len {
+            20 => checksum::is_right(h),
+            _ => has_right_checksum(bytes.get(..usize::from(header_len)).unwrap_or_default()),
         };
-        if checksum::fold(sum) != 0xffff {
+        if !right {
             return Err(Error::Checksum);
         }
         let fragment = u16::from_be_bytes([h[6], h[7]]);
@@ -139,6 +139,12 @@ impl Header {
     }
 }
 
+/// Whether the checksum of a header with options is right.
+#[cold]
+fn has_right_checksum(header: &[u8]) -> bool {
+    checksum::fold(checksum::sum(header)) == 0xffff
+}
+
 /// The length in bytes of a header that begins with this byte and may have options.
 #[cold]
 fn header_len_with_options(first: u8, bytes: &[u8]) -> Result<u8, Error> {
@@ -189,11 +195,10 @@ pub fn decrement_ttl(bytes: &mut [u8]) {
         return;
     };
     h[8] = ttl;
-    // The word of TTL and protocol is lower by 0x100, whatever it is, which in
-    // RFC 1624's equation 3 adds the complement of that.
-    let old = u16::from_be_bytes([h[10], h[11]]);
-    let new = checksum::finish(u64::from(!old) + 0xfeff);
-    [h[10], h[11]] = new.to_be_bytes();
+    // The word of TTL and protocol is lower by 0x100, whatever it is.
+    let (sum, carry) = u16::from_be_bytes([h[10], h[11]]).overflowing_add(0x100);
+    let carry = carry || sum == 0xffff;
+    [h[10], h[11]] = sum.wrapping_add(u16::from(carry)).to_be_bytes();
 }
 
 /// Sets the ECN field (RFC 3168) of the header at the front of `bytes` and
@@ -310,6 +315,18 @@ mod tests {
             let mut bytes = out;
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Header::parse(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn lowering_a_ttl_updates_every_checksum_as_rfc_1624_says() {
+        let mut out = [0; HEADER_LEN];
+        for old in 0..=u16::MAX {
+            [out[8], out[9]] = [0x40, 0x11];
+            [out[10], out[11]] = old.to_be_bytes();
+            decrement_ttl(&mut out);
+            let expected = checksum::update(old, 0x4011, 0x3f11);
+            assert_eq!(u16::from_be_bytes([out[10], out[11]]), expected, "{old:#x}");
         }
     }
 

@@ -27,7 +27,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vni, Error> {
     if h[0] & FLAG_VNI == 0 {
         return Err(Error::NoVni);
     }
-    Vni::new(u32::from_be_bytes([0, h[4], h[5], h[6]])).map_err(|_| Error::NoVni)
+    let vni = u32::from_be_bytes([h[4], h[5], h[6], h[7]]) >> 8;
+    Vni::new(vni).map_err(|_| Error::NoVni)
 }
 
 /// Writes a header with the I flag, this VNI and zero in all reserved bits.
