@@ -40,26 +40,22 @@ pub trait Table<K: Key> {
     }
 }
 
-/// Ours, with the roots of `ROOT` nodes.
-pub struct Culvert<const ROOT: usize, const SHORT: usize> {
+/// Ours.
+pub struct Culvert {
     fib: Fib<'static, u32>,
 }
 
-impl<const ROOT: usize, const SHORT: usize> Culvert<ROOT, SHORT> {
+impl Culvert {
     pub fn new() -> Self {
-        let storage =
-            FibStorage::<u32, 1, 1_000_000, ROOT, SHORT, 65_536, 16_384>::new_box_zeroed();
+        let storage = FibStorage::<u32, 1, 1_000_000, 65_536, 256, 32_768>::new_box_zeroed();
         let storage = Box::leak(storage.expect("memory for the table"));
         Culvert { fib: storage.fib() }
     }
 }
 
-impl<K: Key, const ROOT: usize, const SHORT: usize> Table<K> for Culvert<ROOT, SHORT> {
+impl<K: Key> Table<K> for Culvert {
     fn name(&self) -> &'static str {
-        match ROOT {
-            262_144 => "culvert 24-8",
-            _ => "culvert 16-8-8",
-        }
+        "culvert"
     }
 
     #[inline(always)]

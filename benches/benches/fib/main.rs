@@ -82,17 +82,15 @@ fn lookups(options: &Options, count: usize) {
     }
     let size = options.size.unwrap_or(10_000);
     match options.family.as_deref() {
-        Some("ipv6") => run::<u128>(Culvert::<262_144, 256>::new(), size, count),
-        Some("ipv4-16") => run::<u32>(Culvert::<1024, 64>::new(), size, count),
-        _ => run::<u32>(Culvert::<262_144, 256>::new(), size, count),
+        Some("ipv6") => run::<u128>(Culvert::new(), size, count),
+        _ => run::<u32>(Culvert::new(), size, count),
     }
 }
 
 fn v4_tables() -> Vec<Box<dyn Table<u32>>> {
     let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 20);
     vec![
-        Box::new(Culvert::<262_144, 256>::new()),
-        Box::new(Culvert::<1024, 64>::new()),
+        Box::new(Culvert::new()),
         Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv4Net>(prefix_trie::PrefixMap::new())),
@@ -103,8 +101,7 @@ fn v4_tables() -> Vec<Box<dyn Table<u32>>> {
 fn v6_tables() -> Vec<Box<dyn Table<u128>>> {
     let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 18);
     vec![
-        Box::new(Culvert::<262_144, 256>::new()),
-        Box::new(Culvert::<1024, 64>::new()),
+        Box::new(Culvert::new()),
         Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv6Net>(prefix_trie::PrefixMap::new())),

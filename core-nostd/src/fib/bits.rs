@@ -6,6 +6,8 @@ use zerocopy::{FromZeros, Immutable};
 pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
     /// Number of bits.
     const WIDTH: u8;
+    /// Bits that [`Bits::head`] sees.
+    const HEAD: u8;
 
     /// Number of leading bits that are equal.
     fn common(self, other: Self) -> u8;
@@ -20,14 +22,14 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
     /// `count` is 1 to 32.
     fn field(self, from: u8, count: u8) -> u32;
 
-    /// The first `count` bits as a number, 1 to 32 of them.
-    fn first(self, count: u8) -> u32;
+    /// The first [`Bits::HEAD`] bits without the last `shift` of these, as a number.
+    fn head(self, shift: u8) -> u64;
 
-    /// The six bits at `from`, at most 26, as a number.
-    fn six(self, from: u8) -> u32;
+    /// The first sixteen bits as a number.
+    fn sixteen(self) -> u16;
 
-    /// The eight bits at `from`, at most 24, as a number.
-    fn eight(self, from: u8) -> u32;
+    /// The byte behind the first two.
+    fn third(self) -> u8;
 
     /// The bytes from the first on, and zeroes.
     fn bytes(self) -> [u8; 24];
@@ -53,6 +55,7 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
 
 impl Bits for u32 {
     const WIDTH: u8 = 32;
+    const HEAD: u8 = 32;
 
     fn common(self, other: Self) -> u8 {
         small((self ^ other).leading_zeros())
@@ -77,18 +80,20 @@ impl Bits for u32 {
     }
 
     #[inline]
-    fn first(self, count: u8) -> u32 {
-        self.wrapping_shr(32u32.wrapping_sub(u32::from(count)))
+    fn head(self, shift: u8) -> u64 {
+        u64::from(self).wrapping_shr(u32::from(shift))
     }
 
     #[inline]
-    fn six(self, from: u8) -> u32 {
-        self.wrapping_shr(26u32.wrapping_sub(u32::from(from))) & 63
+    fn sixteen(self) -> u16 {
+        let [a, b, ..] = self.to_be_bytes();
+        u16::from_be_bytes([a, b])
     }
 
     #[inline]
-    fn eight(self, from: u8) -> u32 {
-        self.wrapping_shr(24u32.wrapping_sub(u32::from(from))) & 255
+    fn third(self) -> u8 {
+        let [_, _, third, ..] = self.to_be_bytes();
+        third
     }
 
     #[inline]
@@ -129,6 +134,7 @@ impl Bits for u32 {
 
 impl Bits for u128 {
     const WIDTH: u8 = 128;
+    const HEAD: u8 = 64;
 
     fn common(self, other: Self) -> u8 {
         small((self ^ other).leading_zeros())
@@ -149,21 +155,20 @@ impl Bits for u128 {
     }
 
     #[inline]
-    fn first(self, count: u8) -> u32 {
-        let shifted = upper(self).wrapping_shr(64u32.wrapping_sub(u32::from(count)));
-        lower_half(shifted)
+    fn head(self, shift: u8) -> u64 {
+        upper(self).checked_shr(u32::from(shift)).unwrap_or(0)
     }
 
     #[inline]
-    fn six(self, from: u8) -> u32 {
-        let shifted = upper(self).wrapping_shr(58u32.wrapping_sub(u32::from(from)));
-        lower_half(shifted) & 63
+    fn sixteen(self) -> u16 {
+        let [a, b, ..] = self.to_be_bytes();
+        u16::from_be_bytes([a, b])
     }
 
     #[inline]
-    fn eight(self, from: u8) -> u32 {
-        let shifted = upper(self).wrapping_shr(56u32.wrapping_sub(u32::from(from)));
-        lower_half(shifted) & 255
+    fn third(self) -> u8 {
+        let [_, _, third, ..] = self.to_be_bytes();
+        third
     }
 
     #[inline]
@@ -209,12 +214,6 @@ impl Bits for u128 {
 fn upper(bits: u128) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = bits.to_be_bytes();
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
-#[inline]
-fn lower_half(bits: u64) -> u32 {
-    let [_, _, _, _, a, b, c, d] = bits.to_be_bytes();
-    u32::from_be_bytes([a, b, c, d])
 }
 
 /// A count of bits.
@@ -268,20 +267,14 @@ mod tests {
         assert_eq!(0x1234_5678u32.field(8, 16), 0x3456);
         assert_eq!(0x1234_5678u32.field(28, 8), 0x80);
         assert_eq!(0x1234_5678u32.field(0, 32), 0x1234_5678);
-        assert_eq!(0x1234_5678u32.first(12), 0x123);
-        assert_eq!(0x1234_5678u32.six(26), 0x38);
-        assert_eq!(
-            (0x1234_5678u32.eight(8), an_ipv6_address().eight(24)),
-            (0x34, 0xb8)
-        );
+        assert_eq!(0x1234_5678u32.head(u32::HEAD - 12), 0x123);
         assert_eq!(0x1234_5678u32.bytes()[..5], [0x12, 0x34, 0x56, 0x78, 0]);
         assert_eq!(0x1234_5678u32.window(24), 0x78 << 56);
         assert_eq!(0x1200_0000u32.with_window(8, 0x34 << 56), 0x1234_0000);
         let v6 = an_ipv6_address();
         assert_eq!(v6.field(4, 12), 0x001);
         assert_eq!(v6.field(16, 32), 0x0db8_0102);
-        assert_eq!(v6.first(20), 0x20010);
-        assert_eq!((v6.six(2), v6.six(26)), (0x20, 0x38));
+        assert_eq!(v6.head(u128::HEAD - 20), 0x20010);
         assert_eq!(v6.bytes()[14..17], [0x0b, 0x0c, 0]);
         assert_eq!(v6.window(64), 0x0506_0708_090a_0b0c);
         assert_eq!(v6.truncate(64).with_window(64, v6.window(64)), v6);

@@ -2,110 +2,138 @@
 
 use super::Value;
 use super::bits::{Bits, Prefix};
-use super::node::{CODES, GROUP, INDEX, NO_ROOM, Node, Nodes, SKIP, STORE, Slot, index, is_group};
+use super::node::{CODES, INDEX, NODE, Nodes, SKIP, STORE, Slot, is_node};
 use super::store::{Link, Store};
+
+/// Addresses that are looked up at a time.
+const BATCH: usize = 64;
+/// Root slots that 16 bits choose.
+const WIDE: usize = 1 << 16;
 
 /// What all FIBs of a family need, borrowed.
 pub(super) struct Family<'a, B, V> {
     pub(super) store: Store<'a, B, V>,
     /// For each FIB: the root of its trie in the store.
     pub(super) tries: &'a mut [Link],
-    /// For each FIB: 2^`stride` nodes, chosen by the first bits.
-    pub(super) roots: &'a mut [Node],
+    /// For each FIB: 2^`stride` slots, chosen by the first bits.
+    pub(super) roots: &'a mut [Slot],
     /// For each FIB: 2^`short` codes of the shortest prefixes.
     pub(super) shorts: &'a mut [u32],
-    /// Bits that choose a root node.
+    /// Bits that choose a root slot: 0 or 16.
     pub(super) stride: u8,
-    /// Prefixes up to this length are in `shorts`; longer ones, up to `stride`, in
-    /// the roots' `inherit`.
+    /// Prefixes up to this length are in `shorts`.
     pub(super) short: u8,
 }
 
+/// Where a lookup stands: the best code so far, what the slot holds, and the byte
+/// of the address that it goes on with.
+#[derive(Clone, Copy)]
+struct Walk {
+    best: u32,
+    found: Slot,
+    at: usize,
+}
+
+/// Whether a slot holds a code.
+#[inline]
+fn is_code(slot: Slot) -> bool {
+    slot.wrapping_sub(1) < CODES - 1
+}
+
 impl<B: Bits, V: Value> Family<'_, B, V> {
+    /// What the root has for an address.
+    #[inline]
+    fn root(&self, fib: usize, address: B) -> Slot {
+        // Those that 16 bits choose, so that the compiler knows their number.
+        let (tables, _) = self.roots.as_chunks::<WIDE>();
+        let slot = match tables.get(fib) {
+            Some(table) => table.get(usize::from(address.sixteen())),
+            None => {
+                let first = usize::try_from(address.head(B::HEAD - self.stride)).unwrap_or(0);
+                self.roots.get((fib << self.stride) + first)
+            }
+        };
+        slot.copied().unwrap_or(0)
+    }
+
     /// The code of the longest prefix of a FIB that holds the address, or 0.
     #[inline(always)]
     pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
-        let root = (fib << self.stride) + index(address.first(self.stride));
-        let Some(node) = self.roots.get(root) else {
-            return 0;
+        let (tables, _) = self.roots.as_chunks::<WIDE>();
+        let Some(table) = tables.get(fib) else {
+            return self.find_narrow(nodes, fib, address);
         };
-        let found = nodes.word(node, address.six(self.stride));
-        if found.wrapping_sub(1) < CODES - 1 {
-            return found;
-        }
-        self.resume(nodes, fib, (node.inherit, found), address)
+        let slot = table.get(usize::from(address.sixteen()));
+        self.find_below(nodes, fib, (slot.copied().unwrap_or(0), address))
     }
 
-    /// From what a root's slot holds, if that is no code.
+    /// From a root slot that 16 bits chose.
     #[inline]
-    fn resume(
+    fn find_below(&self, nodes: &Nodes<'_>, fib: usize, (slot, address): (Slot, B)) -> u32 {
+        if slot < NODE && slot != 0 {
+            return slot;
+        }
+        // The first node is mostly the only one.
+        if (NODE..SKIP).contains(&slot) {
+            let found = nodes.word(slot, address.third());
+            if is_code(found) {
+                return found;
+            }
+            return self.behind_first(nodes, fib, (slot, found), address);
+        }
+        self.behind_root(nodes, fib, slot, address)
+    }
+
+    /// In tables that have one root slot each.
+    #[inline(never)]
+    fn find_narrow(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
+        self.behind_root(nodes, fib, self.root(fib, address), address)
+    }
+
+    #[inline(never)]
+    fn behind_root(&self, nodes: &Nodes<'_>, fib: usize, found: Slot, address: B) -> u32 {
+        let walk = Walk {
+            best: 0,
+            found,
+            at: usize::from(self.stride / 8),
+        };
+        self.go_on(nodes, fib, walk, address)
+    }
+
+    #[inline(never)]
+    fn behind_first(
         &self,
         nodes: &Nodes<'_>,
         fib: usize,
-        (mut best, mut found): (u32, Slot),
+        (node, found): (Slot, Slot),
         address: B,
     ) -> u32 {
-        let mut at = self.stride + 6;
-        // The first group, which is mostly the only one, without the loop's preparation.
-        if found & !INDEX == GROUP
-            && let Some(node) = nodes.below(found, address.eight(at))
-        {
-            found = nodes.word(node, address.eight(at) & 63);
-            if found.wrapping_sub(1) < CODES - 1 {
-                return found;
-            }
-            if node.inherit != 0 {
-                best = node.inherit;
-            }
-            at += 8;
-        }
-        if found == 0 && best != 0 {
-            return best;
-        }
-        if found >= STORE {
-            return self.in_store(fib, (best, found), address);
-        }
-        self.go_on(nodes, fib, (best, found, at), address)
+        let walk = Walk {
+            best: nodes.inherit(node),
+            found,
+            at: usize::from(self.stride / 8) + 1,
+        };
+        self.go_on(nodes, fib, walk, address)
     }
 
-    /// From a group on: at most one more for each eight further bits.
-    #[inline(never)]
-    fn go_on(&self, nodes: &Nodes<'_>, fib: usize, so_far: (u32, Slot, u8), address: B) -> u32 {
-        let (mut best, mut found, at) = so_far;
-        let mut at = usize::from(at / 8);
+    /// From a slot on that holds no code: at most one node for each further byte.
+    #[inline]
+    fn go_on(&self, nodes: &Nodes<'_>, fib: usize, mut walk: Walk, address: B) -> u32 {
         let bytes = address.bytes();
-        while is_group(found) {
-            if found & SKIP != 0 {
-                let Some(skip) = nodes.skip(found & INDEX) else {
-                    break;
-                };
-                let window = bytes.get(at..).and_then(|rest| rest.first_chunk());
-                let differ = u64::from_be_bytes(*window.unwrap_or(&[0; 8])) ^ skip.bits;
-                if differ.leading_zeros() < u32::from(skip.length) {
-                    found = skip.other;
-                    break;
-                }
-                at += usize::from(skip.length / 8);
-            }
-            // Groups that resolve no bits of an address are never made.
-            let Some(byte) = bytes.get(at) else { break };
-            let byte = u32::from(*byte);
-            let Some(node) = nodes.below(found, byte) else {
-                break;
-            };
-            if node.inherit != 0 {
-                best = node.inherit;
-            }
-            found = nodes.word(node, byte & 63);
-            at += 1;
+        while is_node(walk.found) {
+            walk = step(nodes, walk, &bytes);
         }
-        if found >= STORE {
-            return self.in_store(fib, (best, found), address);
-        }
-        match (found, best) {
-            (0, 0) => self.in_short(fib, address),
-            (0, best) => best,
-            (found, _) => found,
+        self.end(fib, walk, address)
+    }
+
+    /// The answer of a walk that has come to its end.
+    #[inline]
+    fn end(&self, fib: usize, walk: Walk, address: B) -> u32 {
+        match walk.found {
+            0 if walk.best == 0 => self.in_short(fib, address),
+            0 => walk.best,
+            STORE.. => self.in_store(fib, walk, address),
+            found => found,
         }
     }
 
@@ -113,7 +141,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     fn in_short(&self, fib: usize, address: B) -> u32 {
         let first = match self.short {
             0 => 0,
-            short => index(address.first(short)),
+            short => usize::try_from(address.head(B::HEAD - short)).unwrap_or(0),
         };
         let code = self.shorts.get((fib << self.short) + first);
         code.copied().unwrap_or(0)
@@ -121,8 +149,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
 
     /// What the store knows below a slot, or everywhere, or else the best so far.
     #[inline(never)]
-    fn in_store(&self, fib: usize, (best, found): (u32, Slot), address: B) -> u32 {
-        let link = match found & INDEX {
+    fn in_store(&self, fib: usize, walk: Walk, address: B) -> u32 {
+        let link = match walk.found & INDEX {
             0 => self.tries.get(fib).copied().unwrap_or(0),
             link => link,
         };
@@ -136,15 +164,70 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                 entry.map(|(_, value)| value)
             }
         };
-        match (entry, best) {
+        match (entry, walk.best) {
             (Some(value), _) => value.code() & INDEX,
             (None, 0) => self.in_short(fib, address),
             (None, best) => best,
         }
     }
+
+    /// Looks up as many addresses as both slices have. All take each step together,
+    /// so that the processor waits for all of their memory at once.
+    pub(super) fn find_all(
+        &self,
+        nodes: &Nodes<'_>,
+        fib: usize,
+        addresses: &[B],
+        codes: &mut [u32],
+    ) {
+        let batches = addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH));
+        for (addresses, codes) in batches {
+            for (address, code) in addresses.iter().zip(&mut *codes) {
+                *code = self.root(fib, *address);
+            }
+            let mut touched = 0;
+            for slot in &*codes {
+                touched ^= nodes.touch(*slot);
+            }
+            core::hint::black_box(touched);
+            for (address, code) in addresses.iter().zip(codes) {
+                *code = if self.stride == 16 {
+                    self.find_below(nodes, fib, (*code, *address))
+                } else {
+                    self.find_narrow(nodes, fib, *address)
+                };
+            }
+        }
+    }
 }
 
-/// Whether a node asks the store.
-pub(super) fn has_no_room(node: Node) -> bool {
-    node.block == NO_ROOM
+/// Through one node. A walk that leaves what the node skips is at its end.
+#[inline]
+fn step(nodes: &Nodes<'_>, walk: Walk, bytes: &[u8; 24]) -> Walk {
+    let Walk {
+        best,
+        found,
+        mut at,
+    } = walk;
+    if found & SKIP != 0 {
+        let skip = nodes.skip(found);
+        let window = bytes.get(at..).and_then(|rest| rest.first_chunk());
+        let differ = u64::from_be_bytes(*window.unwrap_or(&[0; 8])) ^ skip.bits;
+        if differ.leading_zeros() < u32::from(skip.length) {
+            return Walk {
+                best,
+                found: skip.other,
+                at,
+            };
+        }
+        at += usize::from(skip.length / 8);
+    }
+    // Nodes that resolve no bits of an address are never made.
+    let byte = bytes.get(at).copied().unwrap_or(0);
+    let inherit = nodes.inherit(found);
+    Walk {
+        best: if inherit == 0 { best } else { inherit },
+        found: nodes.word(found, byte),
+        at: at + 1,
+    }
 }

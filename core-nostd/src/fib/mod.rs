@@ -9,11 +9,11 @@
 //!
 //! # Bounds
 //!
-//! A lookup reads a root node and a result, and a group's node and a result for
-//! each eight bits behind the root's (at most 1 for IPv4 and 13 for IPv6 with
-//! [`HostFib`]), and where it ends in the store at most 64 forks twice for IPv4,
-//! 256 for IPv6. An update walks the store a few times and rewrites the nodes of
-//! one stride: at most 512 roots or 256 short codes, or 64 slots with their groups.
+//! A lookup reads a root slot and a node for each eight bits behind the root's (at
+//! most 2 for IPv4 and 14 for IPv6 with [`HostFib`]), and where it ends in the store
+//! at most 64 forks twice for IPv4, 256 for IPv6. An update walks the store a few
+//! times and rewrites what one stride holds: at most 128 root slots or 256 short
+//! codes, or 128 slots of a node with their nodes.
 
 use zerocopy::{FromZeros, Immutable};
 
@@ -30,7 +30,7 @@ mod update;
 
 pub use bits::{Bits, Prefix};
 use family::Family;
-use node::{Group, Node, Nodes, Skip};
+use node::{Nodes, Slot};
 use pages::{Meta, PAGE, Pages};
 use store::{Entry, Fork, Link, Store};
 pub use table::Address;
@@ -52,11 +52,11 @@ impl Value for u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
-/// Root nodes and short codes of one family, of all FIBs.
+/// Root slots and short codes of one family, of all FIBs.
 #[derive(FromZeros, Immutable)]
 #[repr(C, align(64))]
 struct Roots<const FIBS: usize, const ROOT: usize, const SHORT: usize> {
-    nodes: [[Node; ROOT]; FIBS],
+    slots: [[Slot; ROOT]; FIBS],
     shorts: [[u32; SHORT]; FIBS],
     tries: [Link; FIBS],
 }
@@ -69,10 +69,9 @@ struct Aligned<T>(T);
 /// The memory of several FIBs: `FIBS` of them, with room for `ROUTES` prefixes over
 /// all, IPv4 and IPv6 in any mix. All-zero memory is empty.
 ///
-/// The others size the lookup structure. `ROOT` (4, 1024 or 262,144) and `SHORT`
-/// (1 to `ROOT`, a power of two, as 256) are the tables that the first bits index:
-/// `ROOT` nodes resolve 8, 16 or 24 bits at once. `GROUPS` resolve eight bits each
-/// where longer prefixes are, and `PAGES` of 768 bytes hold the results.
+/// The others size the lookup structure. `ROOT` (1 or 65,536) and `SHORT` (a power
+/// of two, at least `ROOT` / 256) are the tables that the first bits index; `PAGES`
+/// of 1,152 bytes hold the nodes behind, of eight bits each.
 #[derive(FromZeros, Immutable)]
 #[repr(C)]
 pub struct FibStorage<
@@ -81,15 +80,12 @@ pub struct FibStorage<
     const ROUTES: usize,
     const ROOT: usize,
     const SHORT: usize,
-    const GROUPS: usize,
     const PAGES: usize,
 > {
     v4_roots: Roots<FIBS, ROOT, SHORT>,
     v6_roots: Roots<FIBS, ROOT, SHORT>,
-    groups: [Group; GROUPS],
     pages: Aligned<[[u32; PAGE]; PAGES]>,
     metas: [Meta; PAGES],
-    skips: [Skip; GROUPS],
     v4_entries: [Entry<u32, V>; ROUTES],
     v4_forks: [Fork; ROUTES],
     v6_entries: [Entry<u128, V>; ROUTES],
@@ -142,24 +138,20 @@ impl<
     const ROUTES: usize,
     const ROOT: usize,
     const SHORT: usize,
-    const GROUPS: usize,
     const PAGES: usize,
-> FibStorage<V, FIBS, ROUTES, ROOT, SHORT, GROUPS, PAGES>
+> FibStorage<V, FIBS, ROUTES, ROOT, SHORT, PAGES>
 {
-    /// Nodes resolve whole bytes, links have 24 bits, and there is a page for the
-    /// shared block.
+    /// Roots resolve whole bytes, a prefix covers at most half of 256 root slots,
+    /// and slots can name all words.
     const FITS: () = assert!(
         ROUTES <= store::MAX_ENTRIES
-            && ROOT.is_power_of_two()
-            && ROOT.trailing_zeros() % 8 == 2
-            && ROOT.trailing_zeros() <= 18
+            && (ROOT == 1 || ROOT == 1 << 16)
             && SHORT.is_power_of_two()
             && SHORT <= ROOT
-            && ROOT / SHORT <= 1 << 12
             && SHORT <= 1 << 12
-            && GROUPS < 1 << 24
+            && ROOT / SHORT <= update::MAX_ROOTS
             && PAGES > 0
-            && PAGES < 1 << 22
+            && PAGES * PAGE <= node::MAX_WORDS
     );
 
     /// The FIBs that live in this storage, as they were left.
@@ -183,8 +175,6 @@ impl<
                 },
             ),
             nodes: Nodes {
-                groups: &mut self.groups,
-                skips: &mut self.skips,
                 state: &mut self.nodes_state,
                 pages: Pages {
                     words: self.pages.0.as_flattened_mut(),
@@ -206,7 +196,7 @@ fn family<'a, B, V, const FIBS: usize, const ROOT: usize, const SHORT: usize>(
     Family {
         store,
         tries: &mut roots.tries,
-        roots: roots.nodes.as_flattened_mut(),
+        roots: roots.slots.as_flattened_mut(),
         shorts: roots.shorts.as_flattened_mut(),
         stride: bits(ROOT),
         short: bits(SHORT),
@@ -214,8 +204,8 @@ fn family<'a, B, V, const FIBS: usize, const ROOT: usize, const SHORT: usize>(
 }
 
 /// The FIB of a microcontroller: 64 routes.
-pub type TinyFib<V> = FibStorage<V, 2, 64, 4, 1, 4, 4>;
+pub type TinyFib<V> = FibStorage<V, 2, 64, 1, 1, 4>;
 /// The FIB of an appliance: 64 k routes.
-pub type ApplianceFib<V> = FibStorage<V, 8, 65_536, 1024, 64, 8192, 1024>;
+pub type ApplianceFib<V> = FibStorage<V, 8, 65_536, 65_536, 256, 4096>;
 /// The FIB of a Linux host: 1 M routes.
-pub type HostFib<V> = FibStorage<V, 16, 1_000_000, 262_144, 256, 65_536, 16_384>;
+pub type HostFib<V> = FibStorage<V, 16, 1_000_000, 65_536, 256, 32_768>;

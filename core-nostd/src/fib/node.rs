@@ -1,4 +1,16 @@
-//! Nodes of the lookup structure: 64 slots, compressed to the runs of equal results.
+//! Nodes of the lookup structure: 256 slots, compressed to the runs of equal results.
+//!
+//! A node is one block of words, and the slot that leads to it says where and in
+//! which of three forms, so that a lookup reads nothing in between:
+//!
+//! | form | words | a slot's word |
+//! |---|---|---|
+//! | few | 2 of ends, `inherit`, one for each of up to 8 runs | by comparing with all ends at once |
+//! | ranked | 16 of marks, `inherit`, one for each run | by the marks up to it, mostly counted already |
+//! | flat | one for each slot, `inherit` | directly |
+//!
+//! None needs an instruction that counts bits. Four words before the node say what
+//! its addresses have in common, if it skips bits.
 
 use zerocopy::{FromZeros, Immutable};
 
@@ -7,7 +19,7 @@ use super::steps;
 use super::store::Link;
 
 /// Slots of a node.
-pub(super) const SLOTS: usize = 64;
+pub(super) const SLOTS: usize = 256;
 
 /// What a lookup finds in a slot: 0 (nothing here: the best so far holds), a
 /// value's code, or, by its upper two bits, where to go on.
@@ -15,89 +27,81 @@ pub(super) type Slot = u32;
 
 /// Codes are smaller than this.
 pub(super) const CODES: u32 = 1 << 30;
-/// Goes on in the group of nodes with this index.
-pub(super) const GROUP: Slot = 1 << 30;
+/// Goes on in the node at this place.
+pub(super) const NODE: Slot = 1 << 30;
 /// The same, if the address has the bits that [`Skip`] names.
 pub(super) const SKIP: Slot = 2 << 30;
 /// Goes on in the store, below this link; 0 is from its root.
 pub(super) const STORE: Slot = 3 << 30;
-/// The store's link or the group's index.
+/// The store's link.
 pub(super) const INDEX: u32 = CODES - 1;
 
-/// The block that holds a single 0, of nodes that have no results.
-pub(super) const NOTHING: u32 = 0;
-/// The block that holds a single [`STORE`], of nodes whose results found no room.
-pub(super) const NO_ROOM: u32 = 1;
+/// A node's form, and the index of its first word.
+const FORM: u32 = 3 << 28;
+const FEW: u32 = 0;
+const RANKED: u32 = 1 << 28;
+const FLAT: u32 = 2 << 28;
+const PLACE: u32 = RANKED - 1;
 
-/// A node.
-#[derive(Clone, Copy, FromZeros, Immutable)]
-#[repr(C)]
-pub(super) struct Node {
-    /// Bit i: slot i differs from slot i − 1. Bit 0 is never set.
-    pub(super) runs: u64,
-    /// The block with one word for each run.
-    pub(super) block: u32,
-    /// The code of prefixes too short to be in this node's slots, or 0.
-    pub(super) inherit: u32,
-}
+/// Places that slots can name.
+pub(super) const MAX_WORDS: usize = 1 << 28;
 
-/// The nodes that follow one slot: the next two bits choose one of four, the six
-/// behind them the slot. Just a cache line.
-#[derive(Clone, Copy, FromZeros, Immutable)]
-#[repr(C, align(64))]
-pub(super) struct Group(pub(super) [Node; 4]);
+/// Runs of a node of few.
+const FEW_RUNS: usize = 8;
+/// Ranked nodes have at most so many runs while there is room for flat ones.
+const RANKED_RUNS: usize = 64;
+/// Words before a node that skips.
+const SKIP_WORDS: u32 = 4;
 
-/// What a group's addresses have in common beyond the slot that leads to it.
-#[derive(Clone, Copy, FromZeros, Immutable)]
+/// A one in each of seven lanes of nine bits, for comparisons that do not carry.
+const LANES: u64 = 1 | 1 << 9 | 1 << 18 | 1 << 27 | 1 << 36 | 1 << 45 | 1 << 54;
+
+/// How many bits a byte has.
+#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+const BITS: [u8; 256] = {
+    let mut bits = [0; 256];
+    let mut byte = 1;
+    while byte < 256 {
+        bits[byte] = bits[byte / 2] + if byte % 2 == 1 { 1 } else { 0 };
+        byte += 1;
+    }
+    bits
+};
+
+/// What a node's addresses have in common beyond the slot that leads to it.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Skip {
     /// The bits behind the slot's, left-aligned; those that do not count are zero.
     pub(super) bits: u64,
-    /// How many of them count: 8, 16, … 64.
+    /// How many of them count: 8, 16, … 64; 0 when the node skips nothing.
     pub(super) length: u8,
-    /// The code for addresses that do not have these bits, or 0. Of groups that are
-    /// free or to be taken apart: the next such group plus one.
+    /// The code for addresses that do not have these bits, or 0.
     pub(super) other: u32,
 }
 
-/// Where a node is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
-    /// Among its family's roots.
-    Root(usize),
-    /// In a group.
-    Group(u32, usize),
+/// A node taken apart into its slots.
+pub(super) struct Open {
+    pub(super) slots: [Slot; SLOTS],
+    /// The code of prefixes too short to be in this node's slots, or 0.
+    pub(super) inherit: u32,
+    pub(super) skip: Skip,
 }
 
-/// The groups' bookkeeping.
+/// The nodes' bookkeeping.
 #[derive(Clone, Copy, FromZeros, Immutable)]
 pub(super) struct State {
-    free: u32,
-    /// Groups cut off, whose own groups have not been freed yet.
-    dropped: u32,
-    touched: u32,
-    in_use: u32,
+    /// Nodes cut off, whose own nodes have not been yet: a list through `inherit`.
+    dropped: Slot,
 }
 
-/// Groups and blocks, which all FIBs share.
+/// Nodes, which all FIBs share.
 pub(super) struct Nodes<'a> {
-    pub(super) groups: &'a mut [Group],
-    pub(super) skips: &'a mut [Skip],
     pub(super) state: &'a mut State,
     pub(super) pages: Pages<'a>,
 }
 
-pub(super) fn is_group(slot: Slot) -> bool {
-    matches!(slot & !INDEX, GROUP | SKIP)
-}
-
-impl Node {
-    /// Where the word of a slot is.
-    #[inline]
-    pub(super) fn word(&self, slot: u32) -> usize {
-        // Without bit 0 the runs that begin at or before the slot are its run's number.
-        let runs = self.runs << (!slot & 63);
-        index(self.block.wrapping_add(runs.count_ones()))
-    }
+pub(super) fn is_node(slot: Slot) -> bool {
+    matches!(slot & !INDEX, NODE | SKIP)
 }
 
 /// A 32-bit index; on narrower machines the arrays are smaller than any it cannot hold.
@@ -106,205 +110,298 @@ pub(super) fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-impl Nodes<'_> {
-    /// The result in a node's slot.
-    #[inline]
-    pub(super) fn word(&self, node: &Node, slot: u32) -> Slot {
-        steps::count();
-        let words = &*self.pages.words;
-        words.get(node.word(slot)).copied().unwrap_or(0)
-    }
+#[inline]
+fn start(node: Slot) -> usize {
+    index(node & PLACE)
+}
 
-    /// The node of a slot's group that a byte's upper two bits choose.
-    #[inline]
-    pub(super) fn below(&self, slot: Slot, byte: u32) -> Option<&Node> {
-        steps::count();
-        let group = self.groups.get(index(slot & INDEX))?;
-        group.0.get(index(byte >> 6))
+/// Where `inherit` is, from a node's first word.
+#[inline]
+fn inherit_at(node: Slot) -> usize {
+    match node & FORM {
+        FEW => 2,
+        RANKED => 16,
+        _ => SLOTS,
     }
+}
 
-    /// Groups in use, those that wait to be taken apart among them.
-    pub(super) fn groups_in_use(&self) -> u32 {
-        self.state.in_use
+/// The words of a node with so many runs.
+fn size(form: u32, runs: usize) -> usize {
+    match form {
+        FEW => 3 + FEW_RUNS,
+        RANKED => 17 + runs,
+        _ => 1 + SLOTS,
     }
+}
 
-    pub(super) fn group(&mut self, group: u32) -> Option<&mut Group> {
-        steps::count();
-        self.groups.get_mut(index(group))
-    }
+/// The run of a slot, by the last slots of runs before the last.
+#[inline]
+fn few([low, high]: [u32; 2], slot: u8) -> usize {
+    let ends = u64::from(high) << 32 | u64::from(low);
+    // Ends that are before the slot lose their guard.
+    let behind = ends.wrapping_sub(u64::from(slot) * LANES) & LANES << 8;
+    index((behind.trailing_zeros() * 57) >> 9)
+}
 
-    pub(super) fn skip(&self, group: u32) -> Option<Skip> {
-        steps::count();
-        self.skips.get(index(group)).copied()
-    }
+/// The run of a slot: eight slots' marks of beginnings and the number before each.
+#[inline]
+fn ranked(marks: &[u32; 16], slot: u8) -> usize {
+    let marks: &[[u8; 2]; 32] = zerocopy::transmute_ref!(marks);
+    let group = marks.get(usize::from(slot >> 3));
+    let [marks, before] = group.copied().unwrap_or_default();
+    let [upto, ..] = (u32::from(marks) << (!slot & 7)).to_le_bytes();
+    let runs = BITS.get(usize::from(upto)).copied().unwrap_or(0);
+    usize::from(before) + usize::from(runs)
+}
 
-    pub(super) fn skip_mut(&mut self, group: u32) -> Option<&mut Skip> {
-        steps::count();
-        self.skips.get_mut(index(group))
-    }
-
-    /// All slots of a node.
-    pub(super) fn expand(&self, node: Node) -> [Slot; SLOTS] {
-        let count = index(node.runs.count_ones()) + 1;
-        let words = self.pages.words(node.block, count);
-        let mut runs = words.iter();
-        let mut slots = [0; SLOTS];
-        let mut word = runs.next().copied().unwrap_or(0);
-        let mut begins = node.runs;
-        for slot in &mut slots {
-            if begins & 1 != 0 {
-                word = runs.next().copied().unwrap_or(0);
-            }
-            *slot = word;
-            begins >>= 1;
+impl Open {
+    pub(super) fn empty() -> Self {
+        Open {
+            slots: [0; SLOTS],
+            inherit: 0,
+            skip: Skip::default(),
         }
-        slots
     }
 
-    /// Writes all slots of a node; false when there is no room: it then has what
-    /// it had before.
-    pub(super) fn compress(&mut self, node: &mut Node, slots: &[Slot; SLOTS]) -> bool {
-        let mut words = [0; SLOTS];
-        let mut runs = 0u64;
+    /// Visits the runs of equal slots: their number, first slot and word.
+    fn runs(&self, mut see: impl FnMut(usize, usize, Slot)) -> usize {
         let mut count = 0;
         let mut last = None;
-        for (slot, word) in slots.iter().enumerate() {
+        for (slot, word) in self.slots.iter().enumerate() {
             if last != Some(*word) {
                 last = Some(*word);
-                runs |= 1 << slot;
-                if let Some(place) = words.get_mut(count) {
-                    *place = *word;
-                }
+                see(count, slot, *word);
                 count += 1;
             }
         }
-        runs &= !1;
-        if runs == 0 && last == Some(0) {
-            self.pages.free(node.block);
-            (node.runs, node.block) = (0, NOTHING);
-            return true;
+        count
+    }
+}
+
+impl Nodes<'_> {
+    /// Where the word of a node's slot is.
+    pub(super) fn place(&self, node: Slot, slot: u8) -> usize {
+        let words = &*self.pages.words;
+        let at = start(node);
+        let inside = if node & FLAT != 0 {
+            usize::from(slot)
+        } else if node & RANKED != 0 {
+            let marks = words.get(at..at + 16).and_then(<[u32]>::first_chunk);
+            17 + ranked(marks.unwrap_or(&[0; 16]), slot)
+        } else {
+            let ends = words.get(at..at + 2).and_then(<[u32]>::first_chunk);
+            3 + few(*ends.unwrap_or(&[0; 2]), slot)
+        };
+        at + inside
+    }
+
+    /// The result in a node's slot.
+    #[inline]
+    pub(super) fn word(&self, node: Slot, slot: u8) -> Slot {
+        steps::count();
+        let words = &*self.pages.words;
+        let at = start(node);
+        if node & FLAT != 0 {
+            return self.read(at + usize::from(slot));
         }
-        let size = self.pages.size(node.block);
-        if size < count || size > count * 2 || self.pages.sparse(node.block) {
-            match self.pages.allocate(count, STORE) {
-                Some(block) => {
-                    self.pages.free(node.block);
-                    node.block = block;
+        if node & RANKED != 0 {
+            let marks = words.get(at..at + 16).and_then(<[u32]>::first_chunk);
+            return match marks {
+                Some(marks) => self.read(at + 17 + ranked(marks, slot)),
+                None => 0,
+            };
+        }
+        match words.get(at..at + 3 + FEW_RUNS) {
+            Some([low, high, _, results @ ..]) => {
+                let result = results.get(few([*low, *high], slot));
+                result.copied().unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn read(&self, place: usize) -> u32 {
+        self.pages.words.get(place).copied().unwrap_or(0)
+    }
+
+    pub(super) fn write(&mut self, place: usize, word: u32) {
+        steps::count();
+        if let Some(old) = self.pages.words.get_mut(place) {
+            *old = word;
+        }
+    }
+
+    /// A node's first word, so that its line is on the way when it is asked for.
+    #[inline]
+    pub(super) fn touch(&self, node: Slot) -> u32 {
+        self.read(start(node))
+    }
+
+    /// The code of prefixes too short to be in a node's slots, or 0.
+    #[inline]
+    pub(super) fn inherit(&self, node: Slot) -> u32 {
+        self.read(start(node) + inherit_at(node))
+    }
+
+    pub(super) fn set_inherit(&mut self, node: Slot, code: u32) {
+        self.write(start(node) + inherit_at(node), code);
+    }
+
+    /// What a node skips.
+    #[inline]
+    pub(super) fn skip(&self, node: Slot) -> Skip {
+        if node & !INDEX != SKIP {
+            return Skip::default();
+        }
+        steps::count();
+        let from = start(node).wrapping_sub(index(SKIP_WORDS));
+        let words = self.pages.words.get(from..).unwrap_or_default();
+        let [high, low, length, other] = *words.first_chunk().unwrap_or(&[0; 4]);
+        let [length, ..] = length.to_le_bytes();
+        Skip {
+            bits: u64::from(high) << 32 | u64::from(low),
+            length,
+            other,
+        }
+    }
+
+    /// Writes what the words before a node say of those that do not have its bits.
+    pub(super) fn set_other(&mut self, node: Slot, code: u32) {
+        if node & !INDEX == SKIP {
+            self.write(start(node).wrapping_sub(1), code);
+        }
+    }
+
+    /// Takes a node apart into its slots.
+    pub(super) fn open(&self, node: Slot) -> Open {
+        steps::count();
+        let mut open = Open::empty();
+        open.inherit = self.inherit(node);
+        open.skip = self.skip(node);
+        let words = &*self.pages.words;
+        let words = words.get(start(node)..).unwrap_or_default();
+        match node & FORM {
+            FEW => {
+                let [low, high] = *words.first_chunk().unwrap_or(&[0; 2]);
+                let ends = u64::from(high) << 32 | u64::from(low);
+                let mut first = 0;
+                for (lane, word) in (0..).step_by(9).zip(words.iter().skip(3).take(FEW_RUNS)) {
+                    let [end, ..] = ends.wrapping_shr(lane).to_le_bytes();
+                    let end = if lane < 63 { end } else { 255 };
+                    let run = open.slots.get_mut(first..=usize::from(end));
+                    run.unwrap_or_default().fill(*word);
+                    first = usize::from(end) + 1;
                 }
-                None if size < count => return false,
-                // Larger than need be, or in a bad place: good enough.
-                None => {}
+            }
+            RANKED => {
+                let marks = words.first_chunk().unwrap_or(&[0; 16]);
+                let marks: &[[u8; 2]; 32] = zerocopy::transmute_ref!(marks);
+                let mut results = words.iter().skip(17);
+                let mut word = results.next().copied().unwrap_or(0);
+                for (eight, [mut begins, _]) in open.slots.chunks_mut(8).zip(*marks) {
+                    for slot in eight {
+                        if begins & 1 != 0 {
+                            word = results.next().copied().unwrap_or(0);
+                        }
+                        *slot = word;
+                        begins >>= 1;
+                    }
+                }
+            }
+            _ => {
+                for (slot, word) in open.slots.iter_mut().zip(words) {
+                    *slot = *word;
+                }
             }
         }
-        let words = words.get(..count).unwrap_or_default();
-        let block = self.pages.words_mut(node.block, count);
-        for (place, word) in block.iter_mut().zip(words) {
-            *place = *word;
-        }
-        node.runs = runs;
-        true
+        open
     }
 
-    /// Makes a node that cannot have these slots one that asks the store; what the
-    /// slots lead to is cut off.
-    pub(super) fn give_up(&mut self, node: &mut Node, slots: &[Slot; SLOTS]) {
-        for slot in slots {
-            self.drop(*slot);
-        }
-        self.pages.free(node.block);
-        (node.runs, node.block) = (0, NO_ROOM);
-        // Even if there never was a page to put this block into.
-        self.pages.share(STORE);
+    /// Makes a node of its slots, in the place of an old one (0: there is none).
+    /// `None` when there is no room: the old one then is as it was.
+    pub(super) fn close(&mut self, old: Slot, open: &Open) -> Option<Slot> {
+        let runs = open.runs(|_, _, _| ());
+        let skips = open.skip.length != 0;
+        let before = if skips { SKIP_WORDS } else { 0 };
+        let old = is_node(old).then_some(old & PLACE);
+        // Flat when there are many; and where that finds no room, perhaps ranked.
+        let forms = match runs {
+            0..=FEW_RUNS => [FEW; 2],
+            _ if runs <= RANKED_RUNS => [RANKED, FLAT],
+            _ => [FLAT, RANKED],
+        };
+        let (form, block) = forms.into_iter().find_map(|form| {
+            let words = index(before) + size(form, runs);
+            Some((form, self.pages.refit(old, words)?))
+        })?;
+        let kind = if skips { SKIP } else { NODE };
+        let node = kind | form | (block + before);
+        self.fill(node, open);
+        Some(node)
     }
 
-    /// Cuts off what a node's slots lead to and frees its block.
-    fn cut(&mut self, node: Node) {
-        let mut words = [0; SLOTS];
-        let count = index(node.runs.count_ones()) + 1;
-        let held = self.pages.words(node.block, count);
-        for (copy, word) in words.iter_mut().zip(held) {
-            *copy = *word;
+    /// Writes the words of a node.
+    fn fill(&mut self, node: Slot, open: &Open) {
+        steps::count();
+        let Skip {
+            bits,
+            length,
+            other,
+        } = open.skip;
+        if length != 0 {
+            let from = start(node).wrapping_sub(index(SKIP_WORDS));
+            let half = |bits: u64| u32::try_from(bits & 0xffff_ffff).unwrap_or(0);
+            let words = [half(bits >> 32), half(bits), length.into(), other];
+            let place = self.pages.words.get_mut(from..);
+            for (place, word) in place.unwrap_or_default().iter_mut().zip(words) {
+                *place = word;
+            }
         }
-        for word in words.into_iter().filter(|word| is_group(*word)) {
-            self.drop(word);
+        self.set_inherit(node, open.inherit);
+        let words = self.pages.words.get_mut(start(node)..);
+        let words = words.unwrap_or_default();
+        match node & FORM {
+            FEW => fill_few(words, open),
+            RANKED => fill_ranked(words, open),
+            _ => {
+                for (word, slot) in words.iter_mut().zip(open.slots) {
+                    *word = slot;
+                }
+            }
         }
-        self.pages.free(node.block);
     }
 
-    /// Cuts off a slot's group, if it leads to one; it is taken apart later.
+    /// Cuts off a slot's node, if it leads to one; it is taken apart later.
     pub(super) fn drop(&mut self, slot: Slot) {
-        if !is_group(slot) {
-            return;
-        }
-        let next = self.state.dropped;
-        if let Some(skip) = self.skip_mut(slot & INDEX) {
-            skip.other = next;
-            self.state.dropped = (slot & INDEX) + 1;
+        if is_node(slot) {
+            self.set_inherit(slot, self.state.dropped);
+            self.state.dropped = slot;
         }
     }
 
-    /// Takes apart one group of those cut off; false when there is none.
+    /// Takes apart one node of those cut off; false when there is none.
     pub(super) fn take_apart(&mut self) -> bool {
-        let Some(group) = self.state.dropped.checked_sub(1) else {
+        let node = self.state.dropped;
+        if !is_node(node) {
             return false;
-        };
-        self.state.dropped = self.skip(group).map_or(0, |skip| skip.other);
-        let nodes = self.group(group).map(|group| group.0);
-        for node in nodes.into_iter().flatten() {
-            self.cut(node);
         }
-        self.free_group(group);
+        self.state.dropped = self.inherit(node);
+        for slot in self.open(node).slots {
+            self.drop(slot);
+        }
+        self.free(node);
         true
     }
 
-    /// A group of empty nodes.
-    pub(super) fn new_group(&mut self) -> Option<u32> {
-        if self.state.free == 0 {
-            self.take_apart();
-        }
-        let group = match self.state.free.checked_sub(1) {
-            Some(group) => {
-                self.state.free = self.skip(group)?.other;
-                group
-            }
-            None => {
-                let group = self.state.touched;
-                self.group(group)?;
-                self.state.touched += 1;
-                group
-            }
-        };
-        *self.group(group)? = Group::new_zeroed();
-        *self.skip_mut(group)? = Skip::new_zeroed();
-        self.state.in_use += 1;
-        Some(group)
+    /// Gives back a node, but not those below it.
+    pub(super) fn free(&mut self, node: Slot) {
+        self.pages.free(node & PLACE);
     }
 
-    /// Gives back a group whose nodes have no blocks.
-    pub(super) fn free_group(&mut self, group: u32) {
-        let next = self.state.free;
-        if let Some(skip) = self.skip_mut(group) {
-            skip.other = next;
-            self.state.free = group + 1;
-            self.state.in_use -= 1;
-        }
-    }
-
-    /// Gives back a group and its blocks, but not the groups below.
-    pub(super) fn free_shallow(&mut self, group: u32) {
-        let nodes = self.group(group).map(|group| group.0);
-        for node in nodes.into_iter().flatten() {
-            self.pages.free(node.block);
-        }
-        self.free_group(group);
-    }
-
-    /// The slot value that leads to a group.
-    pub(super) fn slot_of(&self, group: u32) -> Slot {
-        match self.skip(group) {
-            Some(skip) if skip.length != 0 => SKIP | group,
-            _ => GROUP | group,
-        }
+    /// Whether a node is where it keeps a page from becoming empty.
+    pub(super) fn sparse(&mut self, node: Slot) -> bool {
+        self.pages.sparse(node & PLACE)
     }
 
     /// A link as a slot's value.
@@ -313,13 +410,55 @@ impl Nodes<'_> {
     }
 }
 
+fn fill_few(words: &mut [u32], open: &Open) {
+    // Where there are no more runs, lanes say that the last one ends behind all.
+    let mut ends = (LANES << 8) | (LANES * 0xff);
+    let results = words.get_mut(3..3 + FEW_RUNS).unwrap_or_default();
+    open.runs(|run, first, word| {
+        if let Some(place) = results.get_mut(run) {
+            *place = word;
+        }
+        if let (Some(before), Ok(first)) = (run.checked_sub(1), u64::try_from(first)) {
+            let lane = before * 9;
+            ends = ends & !(0xff << lane) | first.wrapping_sub(1) << lane;
+        }
+    });
+    if let Some([low, high]) = words.first_chunk_mut() {
+        *low = u32::try_from(ends & 0xffff_ffff).unwrap_or(0);
+        *high = u32::try_from(ends >> 32).unwrap_or(0);
+    }
+}
+
+fn fill_ranked(words: &mut [u32], open: &Open) {
+    let mut begins = [0u8; 32];
+    open.runs(|run, first, word| {
+        if let Some(place) = words.get_mut(17 + run) {
+            *place = word;
+        }
+        // The first run is there anyway.
+        if run != 0
+            && let Some(eight) = begins.get_mut(first / 8)
+        {
+            *eight |= 1 << (first % 8);
+        }
+    });
+    let mut before = 0u8;
+    let marks = begins.map(|marks| {
+        let pair = [marks, before];
+        before = before.wrapping_add(BITS.get(usize::from(marks)).copied().unwrap_or(0));
+        pair
+    });
+    let marks: [u32; 16] = zerocopy::transmute!(marks);
+    for (place, marks) in words.iter_mut().zip(marks) {
+        *place = marks;
+    }
+}
+
 #[cfg(test)]
 impl Nodes<'_> {
     /// Checks that an empty FIB has given everything back.
     pub(super) fn check_empty(&mut self) {
         while self.take_apart() {}
-        assert_eq!(self.state.in_use, 0, "groups");
-        // The page with the shared block stays.
-        assert!(self.pages.in_use() <= 1, "{} pages", self.pages.in_use());
+        assert_eq!(self.pages.in_use(), 0, "pages");
     }
 }

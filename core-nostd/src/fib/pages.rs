@@ -1,7 +1,7 @@
-//! Blocks of 2 to 64 results for the compressed nodes, from pages of one size class each.
+//! Blocks of 12 to 288 words for nodes, from pages of one size class each.
 //!
-//! A page is 192 words, which every size divides: no page has a rest. A page with
-//! room is in its class's list; one that becomes empty goes back to all classes.
+//! A page is 288 words, and sizes are such that little is left. A page with room is in
+//! its class's list; one that becomes empty goes back to all classes.
 //! What churn can do at worst is to leave few blocks in many pages; [`Pages::sparse`]
 //! names blocks worth moving, and whoever owns a block moves it when it passes by.
 
@@ -10,16 +10,21 @@ use zerocopy::{FromZeros, Immutable};
 use super::steps;
 
 /// Words in a page.
-pub(super) const PAGE: usize = 192;
+pub(super) const PAGE: usize = 288;
 
-/// Block sizes, in words.
-const SIZES: [u8; 11] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+const WORDS: u32 = 288;
+
+/// Block sizes, in words: a page has room for 24 of the smallest, and fourteen to
+/// one of those from 20 on.
+const SIZES: [u16; 18] = [
+    12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 41, 48, 57, 72, 96, 144, 288,
+];
 
 /// A page's bookkeeping.
 #[derive(Clone, Copy, FromZeros, Immutable)]
 pub(super) struct Meta {
     /// Blocks in use, a bit each.
-    used: u128,
+    used: u64,
     /// Neighbours in the class's list of pages with room: page + 1, 0 is none.
     next: u32,
     previous: u32,
@@ -49,7 +54,7 @@ pub(super) struct Pages<'a> {
 fn size_of_class(class: u8) -> usize {
     SIZES
         .get(usize::from(class))
-        .map_or(64, |s| usize::from(*s))
+        .map_or(PAGE, |s| usize::from(*s))
 }
 
 impl Meta {
@@ -74,51 +79,60 @@ impl Pages<'_> {
     }
 
     fn page_of(block: u32) -> u32 {
-        block / 192
+        block / WORDS
     }
 
-    /// The words that fit into this block.
-    pub(super) fn size(&mut self, block: u32) -> usize {
-        if block <= 1 {
-            return 0;
+    /// A block for so many words in the place of an old one, which is given back; or
+    /// that one itself, if it is of the right size. `None` when there is no room:
+    /// the old one then is as it was.
+    pub(super) fn refit(&mut self, old: Option<u32>, words: usize) -> Option<u32> {
+        let Some(old) = old else {
+            return self.allocate(words);
+        };
+        let page = Self::page_of(old);
+        let class = self.meta(page)?.class;
+        let size = size_of_class(class);
+        let offset = usize::try_from(old % WORDS).ok()? / size * size;
+        let same = page * WORDS + u32::try_from(offset).ok()?;
+        if Self::class_of(words) == Some(class) && !self.sparse(old) {
+            return Some(same);
         }
-        self.meta(Self::page_of(block))
-            .map_or(0, |meta| size_of_class(meta.class))
+        match self.allocate(words) {
+            Some(block) => {
+                self.free(old);
+                Some(block)
+            }
+            // Larger than need be, or in a bad place: good enough.
+            None => (size >= words).then_some(same),
+        }
     }
 
-    /// A block for so many words (at most 64), not cleared.
-    pub(super) fn allocate(&mut self, words: usize, everywhere: u32) -> Option<u32> {
-        self.share(everywhere);
+    fn class_of(words: usize) -> Option<u8> {
         let class = SIZES.iter().position(|size| usize::from(*size) >= words)?;
-        let class = u8::try_from(class).ok()?;
+        u8::try_from(class).ok()
+    }
+
+    /// A block for so many words, not cleared: of the next size, or where that has
+    /// no room, of a larger one that has.
+    fn allocate(&mut self, words: usize) -> Option<u32> {
+        let class = Self::class_of(words)?;
         let head = *self.state.partial.get(usize::from(class))?;
-        let page = match head.checked_sub(1) {
+        let page = match head.checked_sub(1).or_else(|| self.new_page(class)) {
             Some(page) => page,
-            None => self.new_page(class)?,
+            None => {
+                let larger = self.state.partial.get(usize::from(class)..)?;
+                larger.iter().find_map(|head| head.checked_sub(1))?
+            }
         };
         let meta = self.meta(page)?;
         let index = (!meta.used).trailing_zeros();
-        meta.used |= 1u128.checked_shl(index)?;
+        meta.used |= 1u64.checked_shl(index)?;
+        let size = size_of_class(meta.class);
         if meta.is_full() {
             self.unlist(page);
         }
-        let offset = usize::try_from(index).ok()? * size_of_class(class);
-        Some(page * 192 + u32::try_from(offset).ok()?)
-    }
-
-    /// Makes sure that the shared block is there.
-    pub(super) fn share(&mut self, everywhere: u32) {
-        if self.state.touched == 0 {
-            let _ = self.begin(everywhere);
-        }
-    }
-
-    /// Makes the shared block, the first of the first page.
-    fn begin(&mut self, everywhere: u32) -> Option<()> {
-        let page = self.new_page(0)?;
-        self.meta(page)?.used = 1;
-        *self.words.get_mut(1)? = everywhere;
-        Some(())
+        let offset = usize::try_from(index).ok()? * size;
+        Some(page * WORDS + u32::try_from(offset).ok()?)
     }
 
     fn new_page(&mut self, class: u8) -> Option<u32> {
@@ -191,17 +205,14 @@ impl Pages<'_> {
         }
     }
 
-    /// Gives a block back.
+    /// Gives the block of a word back.
     pub(super) fn free(&mut self, block: u32) {
-        if block <= 1 {
-            return;
-        }
         let page = Self::page_of(block);
         let Some(meta) = self.meta(page) else { return };
         let was_full = meta.is_full();
-        let offset = usize::try_from(block % 192).unwrap_or(0);
+        let offset = usize::try_from(block % WORDS).unwrap_or(0);
         let index = offset / size_of_class(meta.class);
-        meta.used &= !(1u128 << (index & 127));
+        meta.used &= !(1u64 << (index & 63));
         let empty = meta.used == 0;
         if was_full {
             self.list(page);
@@ -217,31 +228,12 @@ impl Pages<'_> {
         }
     }
 
-    /// Whether moving this block would help to empty its page: the page is less
+    /// Whether moving the block of a word would help to empty its page: the page is less
     /// than half full, and another one of its class has room.
     pub(super) fn sparse(&mut self, block: u32) -> bool {
-        if block <= 1 {
-            return false;
-        }
         let Some(meta) = self.meta(Self::page_of(block)) else {
             return false;
         };
         meta.previous != 0 && meta.used.count_ones() * 2 <= meta.blocks()
-    }
-
-    /// The words of a block.
-    pub(super) fn words(&self, block: u32, count: usize) -> &[u32] {
-        steps::count();
-        let start = usize::try_from(block).unwrap_or(usize::MAX);
-        let end = start.saturating_add(count);
-        self.words.get(start..end).unwrap_or_default()
-    }
-
-    /// The words of a block, to write.
-    pub(super) fn words_mut(&mut self, block: u32, count: usize) -> &mut [u32] {
-        steps::count();
-        let start = usize::try_from(block).unwrap_or(usize::MAX);
-        let end = start.saturating_add(count);
-        self.words.get_mut(start..end).unwrap_or_default()
     }
 }

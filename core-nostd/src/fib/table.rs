@@ -2,7 +2,7 @@
 
 use super::bits::{Bits, Prefix};
 use super::family::Family;
-use super::node::{Group, Node, Nodes, Skip};
+use super::node::{Nodes, Slot};
 use super::pages::{Meta, PAGE};
 use super::store::{Entry, Fork};
 use super::{Fib, Full, State, Update, Usage, Value};
@@ -85,13 +85,10 @@ impl<V: Value + 'static> Fib<'_, V> {
         B::of(self).find(&self.nodes, fib, address)
     }
 
-    /// Looks up as many addresses as both slices have, and writes their codes: the
-    /// processor overlaps the waits of those that follow each other.
+    /// Looks up as many addresses as both slices have, and writes their codes: 64 at
+    /// a time take each step together, so that the processor waits for all at once.
     pub fn lookup_batch<B: Address>(&self, fib: usize, addresses: &[B], codes: &mut [u32]) {
-        let family = B::of(self);
-        for (address, code) in addresses.iter().zip(codes) {
-            *code = family.find(&self.nodes, fib, *address);
-        }
+        B::of(self).find_all(&self.nodes, fib, addresses, codes);
     }
 
     /// The value of exactly this prefix.
@@ -157,7 +154,6 @@ impl<V: Value + 'static> Fib<'_, V> {
     /// to be left earlier.
     fn changed<B: Address>(&mut self, fib: usize, prefix: Prefix<B>) {
         self.update(fib, prefix);
-        // A group takes at most four others with it when it is taken apart.
         let _ = self.nodes.take_apart() && self.nodes.take_apart();
         self.heal(1);
     }
@@ -227,13 +223,11 @@ impl<V: Value + 'static> Fib<'_, V> {
         let v4 = size_of::<Entry<u32, V>>() + size_of::<Fork>();
         let v6 = size_of::<Entry<u128, V>>() + size_of::<Fork>();
         let fibs = |tries: &[u32]| tries.iter().filter(|trie| **trie != 0).count();
-        let root = (size_of::<Node>() << self.v4.stride) + (size_of::<u32>() << self.v4.short);
-        let group = size_of::<Group>() + size_of::<Skip>();
+        let root = (size_of::<Slot>() << self.v4.stride) + (size_of::<u32>() << self.v4.short);
         let page = PAGE * size_of::<u32>() + size_of::<Meta>();
         Usage {
             store: count(self.v4.store.len()) * v4 + count(self.v6.store.len()) * v6,
             lookup: (fibs(self.v4.tries) + fibs(self.v6.tries)) * root
-                + count(self.nodes.groups_in_use()) * group
                 + count(self.nodes.pages.in_use()) * page,
             pressed: self.state.heal != 0,
         }

@@ -1,19 +1,22 @@
 //! Brings the lookup structure of one FIB to what the store says, along one prefix.
 //!
-//! A node's slots hold the codes of prefixes that end within its six bits; what is
-//! shorter is in `inherit` of the nodes that it covers, the shortest in a table of
-//! their own. So a change reaches at most the nodes of one stride, and the groups
-//! right below one node. Groups are made where two prefixes go on behind a slot, as
-//! deep as all of them agree; a single one is left to the store.
+//! A node's slots hold the codes of prefixes that end within its eight bits; what is
+//! shorter is in `inherit` of the nodes that it covers, or in the root's slots, the
+//! shortest in a table of their own. So a change reaches at most the slots of one
+//! stride, and the nodes right below one. Nodes are made where two prefixes go on
+//! behind a slot, as deep as all of them agree; a single one is left to the store,
+//! but behind an IPv4 root.
 
 use super::Value;
 use super::bits::{Bits, Prefix};
-use super::family::{Family, has_no_room};
-use super::node::{GROUP, INDEX, Node, Nodes, Place, SLOTS, STORE, Skip, Slot, index, is_group};
+use super::family::Family;
+use super::node::{INDEX, NODE, Nodes, Open, SLOTS, STORE, Skip, Slot, index, is_node};
 use super::store::{Below, Link, Store};
 
-/// Bits between a slot and the group below it are at most so many.
+/// Bits between a slot and the node below it are at most so many.
 const MAX_SKIP: u8 = 64;
+/// Root slots that one code of the shortest prefixes stands for are at most so many.
+pub(super) const MAX_ROOTS: usize = 256;
 
 /// Carries one change into the lookup structure.
 pub(super) struct Update<'u, 'a, B, V> {
@@ -24,7 +27,24 @@ pub(super) struct Update<'u, 'a, B, V> {
     pub(super) pressed: bool,
 }
 
-/// A group that a new one above it takes over.
+/// Where a slot is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Among its family's roots.
+    Root(usize),
+    /// The word of a node's slot.
+    Word(usize),
+}
+
+/// A slot on the way down, and the node that it is in: that one's place, and the
+/// slot's number there.
+#[derive(Clone, Copy)]
+struct Spot {
+    place: Place,
+    node: Option<(Place, u8)>,
+}
+
+/// A node that a new one above it takes over.
 struct Kept<B> {
     slot: Slot,
     prefix: Prefix<B>,
@@ -38,10 +58,10 @@ struct Behind<B> {
     deep: Link,
 }
 
-/// The slots of a node at `start` that a prefix covers.
+/// The slots of a node at `start` that a prefix covers that goes on behind it.
 fn range<B: Bits>(start: u8, prefix: Prefix<B>) -> core::ops::Range<usize> {
-    let first = index(prefix.bits.field(start, 6));
-    let count = 1 << (start + 6).saturating_sub(prefix.length).min(6);
+    let first = index(prefix.bits.field(start, 8));
+    let count = 1 << (8 - (prefix.length - start).min(8));
     first..first + count
 }
 
@@ -55,8 +75,8 @@ fn extend<B: Bits>(start: Prefix<B>, number: usize, count: u8) -> Prefix<B> {
     }
 }
 
-/// Where a group for prefixes that agree in `common` bits begins.
-fn group_depth(slot: u8, common: u8) -> u8 {
+/// Where a node for prefixes that agree in `common` bits begins.
+fn node_depth(slot: u8, common: u8) -> u8 {
     slot + (common.saturating_sub(slot) & !7).min(MAX_SKIP)
 }
 
@@ -92,43 +112,48 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         });
     }
 
-    fn node(&mut self, place: Place) -> Node {
+    fn slot(&self, place: Place) -> Slot {
         super::steps::count();
-        let node = match place {
-            Place::Root(root) => self.family.roots.get(root).copied(),
-            Place::Group(group, index) => self
-                .nodes
-                .group(group)
-                .and_then(|group| group.0.get(index).copied()),
-        };
-        node.unwrap_or(Node {
-            runs: 0,
-            block: 0,
-            inherit: 0,
-        })
-    }
-
-    fn set_node(&mut self, place: Place, node: Node) {
-        let old = match place {
-            Place::Root(root) => self.family.roots.get_mut(root),
-            Place::Group(group, index) => self
-                .nodes
-                .group(group)
-                .and_then(|group| group.0.get_mut(index)),
-        };
-        if let Some(old) = old {
-            *old = node;
+        match place {
+            Place::Root(root) => self.family.roots.get(root).copied().unwrap_or(0),
+            Place::Word(word) => self.nodes.read(word),
         }
     }
 
-    /// Writes a node's slots, or lets it ask the store.
-    fn write(&mut self, place: Place, slots: &[Slot; SLOTS]) {
-        let mut node = self.node(place);
-        if !self.nodes.compress(&mut node, slots) {
-            self.nodes.give_up(&mut node, slots);
-            self.pressed = true;
+    /// Writes a slot. In a node it must be the only one of its run, as those that
+    /// lead to nodes are.
+    fn set_slot(&mut self, place: Place, slot: Slot) {
+        super::steps::count();
+        match place {
+            Place::Root(root) => {
+                if let Some(old) = self.family.roots.get_mut(root) {
+                    *old = slot;
+                }
+            }
+            Place::Word(word) => self.nodes.write(word, slot),
         }
-        self.set_node(place, node);
+    }
+
+    /// Writes a node's new slots to where `old` is, whose slot is at `place`, or
+    /// lets that slot ask the store. Returns whether there was room.
+    fn close(&mut self, place: Place, old: Slot, open: &Open) -> bool {
+        match self.nodes.close(old, open) {
+            Some(new) => {
+                if new != old {
+                    self.set_slot(place, new);
+                }
+                true
+            }
+            None => {
+                for slot in open.slots {
+                    self.nodes.drop(slot);
+                }
+                self.nodes.free(old);
+                self.set_slot(place, STORE);
+                self.pressed = true;
+                false
+            }
+        }
     }
 
     /// Brings in what changed at `prefix`.
@@ -162,139 +187,170 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
     }
 
     fn paint_roots(&mut self, prefix: Prefix<B>) {
+        let stride = self.family.stride;
         let inherited = self.longest(prefix, Some(self.family.short));
-        let trie = self.trie();
-        let family = &mut *self.family;
-        let places = family.roots.get_mut(self.fib << family.stride..);
-        let places = places.unwrap_or_default();
+        let mut codes = [0; MAX_ROOTS];
+        let first = index(prefix.bits.field(0, stride));
+        let above = (prefix, inherited);
         paint(
-            &family.store,
-            trie,
-            (prefix, inherited),
-            family.stride,
+            &self.family.store,
+            self.trie(),
+            above,
+            stride,
             |at, code| {
-                if let Some(node) = places.get_mut(at) {
-                    node.inherit = code;
+                if let Some(place) = at.checked_sub(first).and_then(|at| codes.get_mut(at)) {
+                    *place = code;
                 }
             },
         );
+        let count = 1 << (stride - prefix.length);
+        for (number, painted) in (first..).zip(codes).take(count) {
+            let place = Place::Root((self.fib << stride) + number);
+            let old = self.slot(place);
+            let new = if old < NODE {
+                painted
+            } else if old & !INDEX == NODE {
+                self.nodes.set_inherit(old, painted);
+                old
+            } else {
+                let bits = u32::try_from(number).unwrap_or(0);
+                let end = Prefix {
+                    bits: B::from_wide(u128::from(bits) << (128 - u32::from(stride))),
+                    length: stride,
+                };
+                let deep = self.family.store.inside(self.trie(), end);
+                let behind = Behind {
+                    slot: end,
+                    painted,
+                    deep,
+                };
+                self.form(&behind, old, true)
+            };
+            self.set_slot(place, new);
+        }
     }
 
     /// A change of a prefix that is longer than the roots' stride.
     fn descend(&mut self, prefix: Prefix<B>) {
-        let mut start = prefix.truncate(self.family.stride);
-        let root = index(start.bits.field(0, self.family.stride));
-        let mut place = Place::Root((self.fib << self.family.stride) + root);
+        let mut end = prefix.truncate(self.family.stride);
+        let root = index(end.bits.field(0, end.length));
+        let mut spot = Spot {
+            place: Place::Root((self.fib << end.length) + root),
+            node: None,
+        };
+        let mut above = self.family.short;
         // Each turn is at least eight bits deeper.
-        while start.length < B::WIDTH {
-            if has_no_room(self.node(place)) {
-                self.build(place, start, &mut None);
-                if has_no_room(self.node(place)) {
-                    return;
-                }
-            }
-            if prefix.length <= start.length + 6 {
-                self.paint_node(place, start, prefix);
+        while end.length < B::WIDTH {
+            let Some(slot) = self.slot_on_way(&mut spot, above, end) else {
                 return;
-            }
-            let slot = self.slot_on_way(place, start, prefix);
-            let end = prefix.truncate(start.length + 6);
+            };
             let Some(depth) = self.depth_of(slot, end, prefix) else {
                 return;
             };
-            if prefix.length <= depth + 2 {
-                let behind = self.behind(start.length, end);
+            if prefix.length <= depth {
+                let behind = self.behind(above, end);
                 self.set_inherits(slot, &behind);
                 return;
             }
-            place = Place::Group(slot & INDEX, index(prefix.bits.field(depth, 2)));
-            start = prefix.truncate(depth + 2);
+            if prefix.length <= depth + 8 {
+                self.paint_node(spot.place, slot, prefix.truncate(depth), prefix);
+                return;
+            }
+            let [_, _, _, number] = prefix.bits.field(depth, 8).to_be_bytes();
+            spot = Spot {
+                node: Some((spot.place, number)),
+                place: Place::Word(self.nodes.place(slot, number)),
+            };
+            end = prefix.truncate(depth + 8);
+            above = depth;
         }
     }
 
-    /// Where the group of a slot begins; `None` when it is none, or the prefix
+    /// Where the node of a slot begins; `None` when it is none, or the prefix
     /// leaves its way before it.
     fn depth_of(&self, slot: Slot, end: Prefix<B>, prefix: Prefix<B>) -> Option<u8> {
-        if !is_group(slot) {
+        if !is_node(slot) {
             return None;
         }
-        let skip = self.nodes.skip(slot & INDEX)?;
+        let skip = self.nodes.skip(slot);
         let differ = prefix.bits.window(end.length) ^ skip.bits;
         (differ.leading_zeros() >= u32::from(skip.length)).then_some(end.length + skip.length)
     }
 
-    fn behind(&self, start: u8, slot: Prefix<B>) -> Behind<B> {
+    fn behind(&self, above: u8, slot: Prefix<B>) -> Behind<B> {
         Behind {
             slot,
-            painted: self.longest(slot, Some(start)),
+            painted: self.longest(slot, Some(above)),
             deep: self.family.store.inside(self.trie(), slot),
         }
     }
 
-    /// Brings the slot that the prefix goes through to its right form.
-    fn slot_on_way(&mut self, place: Place, start: Prefix<B>, prefix: Prefix<B>) -> Slot {
-        let node = self.node(place);
-        if self.nodes.pages.sparse(node.block) {
-            let slots = self.nodes.expand(node);
-            self.write(place, &slots);
-        }
-        let number = prefix.bits.field(start.length, 6);
-        let words = &*self.nodes.pages.words;
-        let old = words.get(node.word(number)).copied().unwrap_or(0);
-        let end = prefix.truncate(start.length + 6);
+    /// Brings the slot that the prefix goes through to its right form; `None` when
+    /// the node that it is in had to be given up.
+    fn slot_on_way(&mut self, spot: &mut Spot, above: u8, end: Prefix<B>) -> Option<Slot> {
+        let old = self.slot(spot.place);
         let deep = self.family.store.inside(self.trie(), end);
-        if is_group(old)
+        if is_node(old)
             && let Some(Below::Fork(common)) = self.family.store.below(deep)
-            && self.group_depth_of(old, end.length) == group_depth(end.length, common)
+            && self.node_depth_of(old, end.length) == node_depth(end.length, common)
         {
-            return old;
+            if !self.nodes.sparse(old) {
+                return Some(old);
+            }
+            let open = self.nodes.open(old);
+            self.close(spot.place, old, &open);
+            return Some(self.slot(spot.place));
         }
         let behind = Behind {
             slot: end,
-            painted: self.longest(end, Some(start.length)),
+            painted: self.longest(end, Some(above)),
             deep,
         };
         let new = self.form(&behind, old, true);
-        if new != old {
-            let node = self.node(place);
-            let mut slots = self.nodes.expand(node);
-            if let Some(slot) = slots.get_mut(index(number)) {
+        if new == old {
+            return Some(old);
+        }
+        if is_node(old) || matches!(spot.place, Place::Root(_)) {
+            self.set_slot(spot.place, new);
+        }
+        if let (false, Some((place, number))) = (is_node(old) && is_node(new), spot.node) {
+            let node = self.slot(place);
+            let mut open = self.nodes.open(node);
+            if let Some(slot) = open.slots.get_mut(usize::from(number)) {
                 *slot = new;
             }
-            self.write(place, &slots);
-            if has_no_room(self.node(place)) {
-                return 0;
+            if !self.close(place, node, &open) {
+                return None;
             }
+            spot.place = Place::Word(self.nodes.place(self.slot(place), number));
         }
-        new
+        Some(new)
     }
 
-    fn group_depth_of(&self, slot: Slot, end: u8) -> u8 {
-        let skip = self.nodes.skip(slot & INDEX);
-        end + skip.map_or(0, |skip| skip.length)
+    fn node_depth_of(&self, slot: Slot, end: u8) -> u8 {
+        end + self.nodes.skip(slot).length
     }
 
-    /// A change of a prefix that ends in this node's slots.
-    fn paint_node(&mut self, place: Place, start: Prefix<B>, prefix: Prefix<B>) {
-        let node = self.node(place);
-        let mut slots = self.nodes.expand(node);
+    /// A change of a prefix that ends in a node's slots.
+    fn paint_node(&mut self, place: Place, node: Slot, start: Prefix<B>, prefix: Prefix<B>) {
+        let mut open = self.nodes.open(node);
+        let covered = range(start.length, prefix);
         let mut painted = [0; SLOTS];
-        let link = self.family.store.subtree(self.trie(), start);
-        self.each(link, start.length + 6, |found, code| {
-            if found.length > start.length
-                && let Some(covered) = painted.get_mut(range(start.length, found))
-            {
+        let codes = painted.get_mut(covered.clone()).unwrap_or_default();
+        codes.fill(self.longest(prefix, Some(start.length)));
+        let link = self.family.store.subtree(self.trie(), prefix);
+        self.each(link, start.length + 8, |found, code| {
+            if let Some(covered) = painted.get_mut(range(start.length, found)) {
                 covered.fill(code);
             }
         });
-        let numbered = slots.iter_mut().zip(painted).enumerate();
-        let covered = range(start.length, prefix);
+        let numbered = open.slots.iter_mut().zip(painted).enumerate();
         for (number, (slot, painted)) in numbered.skip(covered.start).take(covered.len()) {
-            if *slot < GROUP {
+            if *slot < NODE {
                 *slot = painted;
                 continue;
             }
-            let end = extend(start, number, 6);
+            let end = extend(start, number, 8);
             let behind = Behind {
                 slot: end,
                 painted,
@@ -302,34 +358,34 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             };
             *slot = self.form(&behind, *slot, true);
         }
-        self.write(place, &slots);
+        self.close(place, node, &open);
     }
 
-    /// Makes all slots of a node anew. Subtrees of several prefixes are left to the
-    /// store, but the one that `kept` is the group of.
-    fn build(&mut self, place: Place, start: Prefix<B>, kept: &mut Option<Kept<B>>) {
-        let mut slots = [0; SLOTS];
+    /// All slots of a node made anew. Subtrees of several prefixes are left to the
+    /// store, but the one that `kept` is the node of.
+    fn build(&mut self, start: Prefix<B>, kept: &mut Option<Kept<B>>) -> Open {
+        let mut open = Open::empty();
         let mut links = [0; SLOTS];
         let store = &self.family.store;
         let link = store.subtree(self.trie(), start);
-        store.visit(link, start.length + 6, |link, longer| {
+        store.visit(link, start.length + 8, |link, longer| {
             if longer {
                 let sample = store.sample(link).map_or(start.bits, |sample| sample.bits);
-                if let Some(place) = links.get_mut(index(sample.field(start.length, 6))) {
+                if let Some(place) = links.get_mut(index(sample.field(start.length, 8))) {
                     *place = link;
                 }
             } else if let Some((found, value)) = store.at(link)
                 && found.length > start.length
-                && let Some(covered) = slots.get_mut(range(start.length, found))
+                && let Some(covered) = open.slots.get_mut(range(start.length, found))
             {
                 covered.fill(value.code() & INDEX);
             }
         });
-        for (number, (slot, deep)) in slots.iter_mut().zip(links).enumerate() {
+        for (number, (slot, deep)) in open.slots.iter_mut().zip(links).enumerate() {
             if deep == 0 {
                 continue;
             }
-            let end = extend(start, number, 6);
+            let end = extend(start, number, 8);
             let old = kept.take_if(|kept| end.covers(kept.prefix));
             let behind = Behind {
                 slot: end,
@@ -340,27 +396,29 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             let grow = single || old.is_some();
             *slot = self.form(&behind, old.map_or(0, |old| old.slot), grow);
         }
-        self.write(place, &slots);
+        open
     }
 
-    /// What a slot is to hold that held `old`. Makes a group only if it may grow.
+    /// What a slot is to hold that held `old`. Makes a node only if it may grow.
     fn form(&mut self, behind: &Behind<B>, old: Slot, grow: bool) -> Slot {
         let end = behind.slot.length;
         let store = &self.family.store;
+        // In the root of IPv4, so that those alone are found as fast as others.
+        let alone = B::WIDTH != 32 || end != self.family.stride;
         let common = match store.below(behind.deep) {
             None => {
                 self.nodes.drop(old);
                 return behind.painted;
             }
-            Some(Below::Entry(_)) if behind.painted == 0 => {
+            Some(Below::Entry(_)) if alone && behind.painted == 0 => {
                 self.nodes.drop(old);
                 return Nodes::store(behind.deep);
             }
             Some(Below::Entry(prefix)) => prefix.length.saturating_sub(1),
             Some(Below::Fork(common)) => common,
         };
-        let depth = group_depth(end, common);
-        let had = is_group(old).then(|| self.group_depth_of(old, end));
+        let depth = node_depth(end, common);
+        let had = is_node(old).then(|| self.node_depth_of(old, end));
         if had == Some(depth) {
             self.set_inherits(old, behind);
             return old;
@@ -370,10 +428,11 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         {
             return slot;
         }
-        if grow && let Some(slot) = self.new_group(behind, depth, old) {
+        if !grow {
+            self.nodes.drop(old);
+        } else if let Some(slot) = self.new_node(behind, depth, old) {
             return slot;
         }
-        self.nodes.drop(old);
         self.pressed = true;
         // The store's subtree alone does not know what is painted.
         match behind.painted {
@@ -382,100 +441,100 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         }
     }
 
-    /// A new group, deep enough for what is behind the slot. The old group, if it
-    /// is deeper, comes to be below the new one.
-    fn new_group(&mut self, behind: &Behind<B>, depth: u8, old: Slot) -> Option<Slot> {
+    /// A new node, deep enough for what is behind the slot. The old one, if it is
+    /// deeper, comes to be below the new one; else, and when there is no room, it is
+    /// cut off.
+    fn new_node(&mut self, behind: &Behind<B>, depth: u8, old: Slot) -> Option<Slot> {
         let end = behind.slot;
-        let sample = self.family.store.sample(behind.deep)?.bits;
-        let group = self.nodes.new_group()?;
-        self.set_skip(group, end.length, depth, sample);
         let mut kept = self.keep(end, depth, old);
-        let base = Prefix {
-            bits: sample.truncate(depth),
+        let Some(sample) = self.family.store.sample(behind.deep) else {
+            self.nodes.drop(kept?.slot);
+            return None;
+        };
+        let start = Prefix {
+            bits: sample.bits.truncate(depth),
             length: depth,
         };
-        for number in 0..4 {
-            let place = Place::Group(group, number);
-            self.build(place, extend(base, number, 2), &mut kept);
-        }
+        let mut open = self.build(start, &mut kept);
         if let Some(kept) = kept {
             self.nodes.drop(kept.slot);
         }
-        let slot = self.nodes.slot_of(group);
-        self.set_inherits(slot, behind);
-        Some(slot)
+        open.skip = skip(end.length, depth, sample.bits, behind.painted);
+        open.inherit = self.inherited(behind, depth);
+        let mut slot = self.nodes.close(0, &open);
+        if slot.is_none() && self.nodes.take_apart() {
+            slot = self.nodes.close(0, &open);
+        }
+        if slot.is_none() {
+            for slot in open.slots {
+                self.nodes.drop(slot);
+            }
+        }
+        slot
     }
 
-    /// The old group behind a slot as one to keep below a new one at `depth`.
+    /// The old node behind a slot as one to keep below a new one at `depth`.
     fn keep(&mut self, end: Prefix<B>, depth: u8, old: Slot) -> Option<Kept<B>> {
-        if !is_group(old) {
+        if !is_node(old) {
             return None;
         }
-        let skip = self.nodes.skip(old & INDEX)?;
-        if end.length + skip.length <= depth {
+        let mut open = self.nodes.open(old);
+        if end.length + open.skip.length <= depth {
             self.nodes.drop(old);
             return None;
         }
         let prefix = Prefix {
-            bits: end.bits.with_window(end.length, skip.bits),
-            length: end.length + skip.length,
+            bits: end.bits.with_window(end.length, open.skip.bits),
+            length: end.length + open.skip.length,
         };
-        // From the new group's slot on, which is eight bits behind its beginning.
-        self.set_skip(old & INDEX, depth + 8, prefix.length, prefix.bits);
-        let slot = self.nodes.slot_of(old & INDEX);
+        // From the new node's slot on, which is eight bits behind its beginning.
+        open.skip = skip(depth + 8, prefix.length, prefix.bits, 0);
+        // It needs no more room than it has.
+        let slot = self.nodes.close(old, &open)?;
         Some(Kept { slot, prefix })
     }
 
-    /// Says what a group at `depth` skips behind a slot that ends at `end`.
-    fn set_skip(&mut self, group: u32, end: u8, depth: u8, bits: B) {
-        let new = Skip {
-            bits: bits.truncate(depth).window(end),
-            length: depth.saturating_sub(end),
-            other: 0,
-        };
-        if let Some(skip) = self.nodes.skip_mut(group) {
-            *skip = new;
-        }
-    }
-
-    /// Takes out the old group, of which one slot is left, and puts the group below
+    /// Takes out the old node, of which one slot is left, and puts the node below
     /// that slot, which is to begin at `depth`, in its place.
     fn lift(&mut self, old: Slot, behind: &Behind<B>, depth: u8) -> Option<Slot> {
         let end = behind.slot.length;
-        let from = self.group_depth_of(old, end);
+        let from = self.node_depth_of(old, end);
         let sample = self.family.store.sample(behind.deep)?.bits;
-        let place = Place::Group(old & INDEX, index(sample.field(from, 2)));
-        let word = self.node(place).word(sample.field(from + 2, 6));
-        let below = self.nodes.pages.words.get(word).copied()?;
-        if !is_group(below) || self.group_depth_of(below, from + 8) != depth {
+        let [_, _, _, number] = sample.field(from, 8).to_be_bytes();
+        let below = self.nodes.word(old, number);
+        if !is_node(below) || self.node_depth_of(below, from + 8) != depth {
             return None;
         }
-        self.nodes.free_shallow(old & INDEX);
-        self.set_skip(below & INDEX, end, depth, sample);
-        let slot = self.nodes.slot_of(below & INDEX);
-        self.set_inherits(slot, behind);
+        let mut open = self.nodes.open(below);
+        open.skip = skip(end, depth, sample, behind.painted);
+        open.inherit = self.inherited(behind, depth);
+        let slot = self.nodes.close(below, &open)?;
+        self.nodes.free(old);
         Some(slot)
     }
 
-    /// Writes the codes of what is too short for a group's slots to its nodes.
-    fn set_inherits(&mut self, slot: Slot, behind: &Behind<B>) {
-        let depth = self.group_depth_of(slot, behind.slot.length);
-        let mut codes = [behind.painted; 4];
-        self.each(behind.deep, depth + 2, |found, code| {
-            let first = index(found.bits.field(depth, 2));
-            let count = 4usize >> found.length.saturating_sub(depth).min(2);
-            if let Some(covered) = codes.get_mut(first..first + count) {
-                covered.fill(code);
-            }
-        });
-        if let Some(skip) = self.nodes.skip_mut(slot & INDEX) {
-            skip.other = behind.painted;
-        }
-        if let Some(group) = self.nodes.group(slot & INDEX) {
-            for (node, code) in group.0.iter_mut().zip(codes) {
-                node.inherit = code;
-            }
-        }
+    /// The code of what is too short for the slots of a node at `depth`.
+    fn inherited(&self, behind: &Behind<B>, depth: u8) -> u32 {
+        let mut inherited = behind.painted;
+        self.each(behind.deep, depth, |_, code| inherited = code);
+        inherited
+    }
+
+    /// Writes the codes of what is too short for a node's slots.
+    fn set_inherits(&mut self, node: Slot, behind: &Behind<B>) {
+        let depth = self.node_depth_of(node, behind.slot.length);
+        let inherited = self.inherited(behind, depth);
+        self.nodes.set_inherit(node, inherited);
+        self.nodes.set_other(node, behind.painted);
+    }
+}
+
+/// What a node at `depth` skips behind a slot that ends at `end`.
+fn skip<B: Bits>(end: u8, depth: u8, bits: B, other: u32) -> Skip {
+    Skip {
+        bits: bits.truncate(depth).window(end),
+        length: depth.saturating_sub(end),
+        other,
     }
 }
 

@@ -31,15 +31,14 @@ pub struct Storage<
     const ROUTES: usize,
     const NEIGHBORS: usize = 8,
     const WAITING: usize = 2,
-    const ROOT: usize = 4,
+    const ROOT: usize = 1,
     const SHORT: usize = 1,
-    const GROUPS: usize = 4,
     const PAGES: usize = 4,
 > {
     networks: [NetworkEntry; NETWORKS],
     ports: [PortEntry; PORTS],
     peers: [PeerEntry; PEERS],
-    routes: FibStorage<RouteEntry, NETWORKS, ROUTES, ROOT, SHORT, GROUPS, PAGES>,
+    routes: FibStorage<RouteEntry, NETWORKS, ROUTES, ROOT, SHORT, PAGES>,
     peers_by_underlay: [[u32; 2]; PEERS],
     neighbors: [[Entry; 2]; NEIGHBORS],
     waiting: [Slot; WAITING],
@@ -54,10 +53,10 @@ pub struct Storage<
 /// For a microcontroller: a handful of pods.
 pub type Tiny = Storage<2, 8, 8, 64, 8, 1>;
 /// For an appliance or a SmartNIC.
-pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64, 1024, 64, 8192, 1024>;
-/// For a Linux host. 1 M routes are an allocation of some 220 MB of which only
+pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64, 65_536, 256, 4096>;
+/// For a Linux host. 1 M routes are an allocation of some 115 MB of which only
 /// what is used is ever touched.
-pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16, 262_144, 256, 65_536, 16_384>;
+pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16, 65_536, 256, 32_768>;
 
 /// How many entries the tables can hold.
 #[derive(
@@ -83,9 +82,8 @@ impl<
     const WAITING: usize,
     const ROOT: usize,
     const SHORT: usize,
-    const GROUPS: usize,
     const PAGES: usize,
-> Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, GROUPS, PAGES>
+> Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, PAGES>
 {
     /// Ids are 16 bits wide, as are the places of neighbors and their slots, and a
     /// link in the arenas 32. Neighbors fill buckets.
@@ -141,10 +139,8 @@ impl<
     const WAITING: usize,
     const ROOT: usize,
     const SHORT: usize,
-    const GROUPS: usize,
     const PAGES: usize,
-> Default
-    for Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, GROUPS, PAGES>
+> Default for Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, PAGES>
 {
     fn default() -> Self {
         Self::new()

@@ -110,8 +110,8 @@ fn a_value_can_be_changed_in_place() {
 
 /// Fills a table to its last entry with what needs the most nodes, over and over,
 /// in orders that leave holes of every kind.
-fn fill_and_churn<const ROUTES: usize, const GROUPS: usize, const PAGES: usize>(length: u8) {
-    let mut storage = boxed::<FibStorage<u32, 1, ROUTES, 1024, 64, GROUPS, PAGES>>();
+fn fill_and_churn<const ROUTES: usize, const PAGES: usize>(length: u8) {
+    let mut storage = boxed::<FibStorage<u32, 1, ROUTES, 65_536, 256, PAGES>>();
     let mut fib = storage.fib();
     let mut random = Random(11);
     let count = u32::try_from(ROUTES).unwrap();
@@ -143,15 +143,15 @@ fn fill_and_churn<const ROUTES: usize, const GROUPS: usize, const PAGES: usize>(
 #[test]
 fn capacity_is_promised_whatever_the_lookup_structure_needs() {
     // Each of these needs a group and blocks of its own: there is not nearly room.
-    fill_and_churn::<5000, 40, 4>(32);
-    fill_and_churn::<5000, 40, 4>(26);
+    fill_and_churn::<5000, 16>(32);
+    fill_and_churn::<5000, 16>(26);
     // And here there is.
-    fill_and_churn::<5000, 5000, 400>(32);
+    fill_and_churn::<5000, 800>(32);
 }
 
 #[test]
 fn what_found_no_room_gets_it_when_there_is_some() {
-    let mut storage = boxed::<FibStorage<u32, 1, 4000, 1024, 64, 64, 8>>();
+    let mut storage = boxed::<FibStorage<u32, 1, 4000, 65_536, 256, 16>>();
     let mut fib = storage.fib();
     let at = |number: u32| prefix(spread(number), 24);
     for number in 0..4000 {
@@ -176,21 +176,21 @@ fn what_found_no_room_gets_it_when_there_is_some() {
 
 #[test]
 fn moving_blocks_out_of_sparse_pages_makes_room() {
-    // Room for 60 large blocks (20 pages) and 128 small ones (2), but not for large
-    // ones beside 11 pages that each have a few small ones.
-    let mut storage = boxed::<FibStorage<u32, 1, 6000, 1024, 64, 4, 24>>();
+    // Room for 20 large nodes (20 pages) and 66 small ones (3), but not for large
+    // ones beside 22 pages that each have a few small ones.
+    let mut storage = boxed::<FibStorage<u32, 1, 6000, 65_536, 256, 23>>();
     let mut fib = storage.fib();
-    let node = |number: u32| (number * 8 + number / 128) % 1024;
-    let small = |number: u32| prefix(node(number) << 22, 16);
-    for number in 0..1024 {
+    let small = |number: u32| prefix(0x2000_0000 + (number << 16), 24);
+    for number in 0..24 * 22 {
         fib.insert(0, small(number), 1 + number % 2).unwrap();
     }
-    for number in (0..1024).filter(|number| node(*number) < 896) {
+    assert_eq!(fib.nodes.pages.in_use(), 22);
+    for number in (0..24 * 22).filter(|number| number % 8 != 0) {
         fib.remove(0, small(number)).unwrap();
     }
-    let large = |number: u32| 0x0400_0000 + (number << 16);
-    for number in 0..64 * 60 {
-        let at = prefix(large(number), 16);
+    let large = |number: u32| 0x0400_0000 + (number << 8);
+    for number in 0..256 * 20 {
+        let at = prefix(large(number), 24);
         fib.insert(0, at, 1 + number % 200).unwrap();
     }
     // A round that finds room in the end, and one that finds nothing more to do.
@@ -199,7 +199,7 @@ fn moving_blocks_out_of_sparse_pages_makes_room() {
     }
     let pages = fib.nodes.pages.in_use();
     assert!(!fib.usage().pressed, "no room, {pages} pages in use");
-    for number in 0..64 * 60 {
+    for number in 0..256 * 20 {
         assert_eq!(fib.lookup(0, large(number)), 1 + number % 200);
     }
 }
@@ -208,8 +208,8 @@ fn moving_blocks_out_of_sparse_pages_makes_room() {
 fn sizes_are_known_and_stay_within_their_targets() {
     let sizes = [
         ("Tiny", size_of::<TinyFib<u64>>(), 16 << 10),
-        ("Appliance", size_of::<ApplianceFib<u64>>(), 8 << 20),
-        ("Host", size_of::<HostFib<u64>>(), 224 << 20),
+        ("Appliance", size_of::<ApplianceFib<u64>>(), 14 << 20),
+        ("Host", size_of::<HostFib<u64>>(), 112 << 20),
     ];
     for (name, bytes, limit) in sizes {
         std::println!("{name}: {bytes} bytes");
