@@ -17,7 +17,9 @@ use crate::tables::Tables;
 use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::wire::ip::Address;
 use crate::wire::{checksum, ethernet, ip, ipv4, vxlan};
-use crate::{Checksum, Fate, Frame, MacAddr, Outer, OuterL4, Packet, PeerId, PortId, Segmentation};
+use crate::{
+    Checksum, Fate, Frame, MacAddr, NetworkId, Outer, OuterL4, Packet, PeerId, PortId, Segmentation,
+};
 
 /// Bytes of Ethernet and IPv4 header.
 const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
@@ -196,7 +198,10 @@ pub(crate) struct Run {
 impl Run {
     /// Goes through a batch as long as its packets are plain.
     #[inline(always)]
-    fn of(batch: &mut [Packet<'_>], decide: impl Fn(&mut Frame<'_>) -> Option<PortId>) -> Run {
+    fn of(
+        batch: &mut [Packet<'_>],
+        mut decide: impl FnMut(&mut Frame<'_>) -> Option<PortId>,
+    ) -> Run {
         let mut run = Run::default();
         let (mut last, mut bytes, mut counted) = (None, 0, 0);
         for packet in batch {
@@ -239,7 +244,10 @@ pub(super) fn run(arrival: &Arrival<'_, '_>, batch: &mut [Packet<'_>]) -> Run {
     let tables = arrival.context.tables;
     match (&arrival.lane, arrival.port.role) {
         (Some(lane), _) => Run::of(batch, |frame| from_endpoint(tables, lane, frame)),
-        (None, PortRole::Underlay) => Run::of(batch, |frame| from_underlay(arrival, frame)),
+        (None, PortRole::Underlay) => {
+            let mut train = None;
+            Run::of(batch, |frame| from_underlay(arrival, frame, &mut train))
+        }
         _ => Run::default(),
     }
 }
@@ -293,9 +301,17 @@ fn from_endpoint(tables: &Tables<'_>, lane: &Lane<'_>, frame: &mut Frame<'_>) ->
     Some(network.underlay)
 }
 
+/// Where the last packet out of a tunnel went: its network, its destination, and the
+/// pod's port. Packets come in trains to one pod.
+type Train<'t> = Option<(NetworkId, Ipv4Addr, PortId, &'t PortEntry)>;
+
 /// From a tunnel to a pod.
 #[inline(always)]
-fn from_underlay(arrival: &Arrival<'_, '_>, frame: &mut Frame<'_>) -> Option<PortId> {
+fn from_underlay<'t>(
+    arrival: &Arrival<'t, '_>,
+    frame: &mut Frame<'_>,
+    train: &mut Train<'t>,
+) -> Option<PortId> {
     let tables = arrival.context.tables;
     let outer = frame.outer.as_ref()?;
     if !is_finished(frame) {
@@ -318,14 +334,14 @@ fn from_underlay(arrival: &Arrival<'_, '_>, frame: &mut Frame<'_>) -> Option<Por
                 return None;
             }
             let opened = (network, peer, Tunnel::Vxlan);
-            let (port, plain) = to_endpoint(arrival, opened, (frame, outer), packet)?;
+            let (port, plain) = to_endpoint(arrival, opened, (frame, outer), packet, train)?;
             let excess = packet.len() - usize::from(plain.total_len);
             (network, port, excess, frame.headroom() + vxlan::HEADER_LEN)
         }
         OuterL4::Ip { protocol: ip::IPV4 } => {
             let (network, peer) = tables.ipip_peer(arrival.context.ingress, outer.src)?;
             let opened = (network, peer, Tunnel::Ipip);
-            let (port, plain) = to_endpoint(arrival, opened, (frame, outer), bytes)?;
+            let (port, plain) = to_endpoint(arrival, opened, (frame, outer), bytes, train)?;
             let start = frame.headroom().checked_sub(ethernet::HEADER_LEN)?;
             (
                 network,
@@ -348,6 +364,7 @@ fn to_endpoint<'t>(
     (network, (id, peer), tunnel): (&'t NetworkEntry, (PeerId, &PeerEntry), Tunnel),
     (frame, outer): (&Frame<'_>, &Outer),
     packet: &[u8],
+    train: &mut Train<'t>,
 ) -> Option<((PortId, &'t PortEntry), Plain)> {
     let tables = arrival.context.tables;
     let plain = Plain::parse(packet)?;
@@ -364,8 +381,15 @@ fn to_endpoint<'t>(
         return None;
     }
     let (back, _) = tables.route_code(network, plain.src).peer()?;
-    let port_id = tables.route_code(network, plain.dst).endpoint()?;
-    let port = tables.port(port_id)?;
+    let (port_id, port) = match *train {
+        Some((last, dst, id, port)) if dst == plain.dst && last == network.id => (id, port),
+        _ => {
+            let id = tables.route_code(network, plain.dst).endpoint()?;
+            let port = tables.port(id)?;
+            *train = Some((network.id, plain.dst, id, port));
+            (id, port)
+        }
+    };
     if back != id || plain.total_len > port.mtu {
         return None;
     }

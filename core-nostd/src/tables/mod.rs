@@ -79,8 +79,12 @@ impl Tables<'_> {
         network: &NetworkEntry,
         underlay: IpAddr,
     ) -> Option<(PeerId, &PeerEntry)> {
-        self.peers_by_underlay
-            .find(self.peers, network.id, Key::host(underlay))
+        let find = |key| self.peers_by_underlay.find(self.peers, network.id, key);
+        // Of each version alone the key is half known.
+        match underlay {
+            IpAddr::V4(v4) => find(Key::v4(v4.to_bits(), 32)),
+            v6 => find(Key::host(v6)),
+        }
     }
 
     /// The network on this underlay port, and its peer at this underlay address,

@@ -17,14 +17,14 @@ pub(crate) struct Underlays<'a> {
 }
 
 /// Spreads a network and an address over 32 bits.
-#[inline]
+#[inline(always)]
 fn hash(network: NetworkId, key: Key) -> u64 {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = key.bits.to_be_bytes();
     let upper = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let lower = u64::from_be_bytes([i, j, k, l, m, n, o, p]);
-    let mixed = (upper ^ u64::from(network.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mixed = (mixed ^ (mixed >> 32) ^ lower).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    mixed >> 32
+    // Of IPv4 it is zero, and costs nothing where that is known.
+    let lower = u64::from_be_bytes([i, j, k, l, m, n, o, p]).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let mixed = upper ^ lower ^ (lower >> 32) ^ u64::from(network.0);
+    mixed.rotate_left(16).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
 
 fn peer(slot: u32) -> Option<usize> {
@@ -32,7 +32,7 @@ fn peer(slot: u32) -> Option<usize> {
 }
 
 impl Underlays<'_> {
-    #[inline]
+    #[inline(always)]
     fn home(&self, network: NetworkId, key: Key) -> usize {
         let count = u64::try_from(self.slots.len()).unwrap_or(0);
         usize::try_from((hash(network, key) * count) >> 32).unwrap_or(0)
@@ -47,7 +47,7 @@ impl Underlays<'_> {
     }
 
     /// The peer of a network at this address.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find<'p>(
         &self,
         peers: &'p [PeerEntry],
@@ -58,7 +58,8 @@ impl Underlays<'_> {
         for _ in 0..self.slots.len() {
             let id = peer(*self.slots.get(at)?)?;
             if let Some(entry) = peers.get(id)
-                && entry.underlay == key
+                && entry.underlay.bits == key.bits
+                && entry.underlay.family == key.family
                 && entry.network == network
             {
                 return Some((PeerId(u16::try_from(id).ok()?), entry));
