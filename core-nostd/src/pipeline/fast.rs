@@ -240,6 +240,7 @@ fn wide(number: usize) -> u64 {
 
 /// Decides about the plain packets at the front of a batch. The frame behind them
 /// is as it was.
+#[inline(never)]
 pub(super) fn run(arrival: &Arrival<'_, '_>, batch: &mut [Packet<'_>]) -> Run {
     let tables = arrival.context.tables;
     match (&arrival.lane, arrival.port.role) {
