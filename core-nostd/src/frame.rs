@@ -291,7 +291,7 @@ impl<'b> Frame<'b> {
     pub fn move_to(&mut self, buffer: &'b mut [u8]) -> Option<()> {
         let end = Frame::HEADROOM.checked_add(self.len())?;
         let place = buffer.get_mut(Frame::HEADROOM..end)?;
-        place.copy_from_slice(self.bytes());
+        copy(place, self.bytes())?;
         self.buffer = buffer;
         self.start = Frame::HEADROOM;
         self.end = end;
@@ -309,6 +309,16 @@ impl<'b> Frame<'b> {
         self.end = end;
         Some(())
     }
+}
+
+/// Copies between slices of one length. `None`, and no change, when the lengths
+/// differ, over which `copy_from_slice` would panic.
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) -> Option<()> {
+    if to.len() != from.len() {
+        return None;
+    }
+    to.copy_from_slice(from);
+    Some(())
 }
 
 #[cfg(test)]

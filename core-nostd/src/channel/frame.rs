@@ -1,6 +1,7 @@
 //! Frames on a byte stream: CRC-32 behind the message, COBS around both, a zero
 //! byte at the end.
 
+use cobs::{DecodeResult, DecoderState};
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 /// Largest message in bytes, its CRC included, before COBS.
@@ -24,19 +25,38 @@ pub fn encode_frame(message: &mut [u8], len: usize, out: &mut [u8]) -> Option<us
         .first_chunk_mut::<CRC_LEN>()?
         .copy_from_slice(&crc);
     let payload = message.get(..total)?;
-    // cobs panics when the target is too small, so there must be room for the worst case.
-    let (target, _) = out.split_at_mut_checked(cobs::max_encoding_length(total) + 1)?;
-    let written = cobs::encode(payload, target);
-    *target.get_mut(written)? = 0;
+    let written = cobs::try_encode(payload, out).ok()?;
+    *out.get_mut(written)? = 0;
     Some(written + 1)
 }
 
 /// The message in a frame that is given without its delimiter; decodes in place.
 /// `None` when the coding or the CRC is wrong.
 pub fn decode_frame(frame: &mut [u8]) -> Option<&[u8]> {
-    let len = cobs::decode_in_place(frame).ok()?;
+    let len = decode_cobs(frame)?;
     let (message, crc) = frame.get(..len)?.split_last_chunk::<CRC_LEN>()?;
     (CRC.checksum(message) == u32::from_le_bytes(*crc)).then_some(message)
+}
+
+/// Takes the coding off in place and returns the length of what was coded, which
+/// is never behind what is still to be read. The `cobs` crate's own function for
+/// this has panics in its code.
+fn decode_cobs(frame: &mut [u8]) -> Option<usize> {
+    let mut state = DecoderState::default();
+    let mut len = 0;
+    for at in 0..frame.len() {
+        match state.feed(*frame.get(at)?).ok()? {
+            DecodeResult::DataContinue(byte) => {
+                *frame.get_mut(len)? = byte;
+                len += 1;
+            }
+            DecodeResult::NoData | DecodeResult::DataStart => {}
+            // A delimiter, which does not belong to the frame.
+            DecodeResult::DataComplete => return None,
+        }
+    }
+    let end = state.feed(0).ok()?;
+    matches!(end, DecodeResult::DataComplete).then_some(len)
 }
 
 /// What a [`FrameDecoder`] found.

@@ -5,6 +5,7 @@ use super::{
     SCHEMA, Sync, Welcome, codec, frame,
 };
 use crate::gateway::Gateway;
+use crate::tables::read::first;
 use crate::{Counter, NetworkId};
 
 /// Carries out what a [`super::FrameDecoder`] found and writes the framed
@@ -99,9 +100,9 @@ fn synced(gateway: &mut Gateway<'_>, sync: &Sync) -> Response {
 fn page(gateway: &Gateway<'_>, read: Read) -> Page {
     let tables = &gateway.tables;
     match read {
-        Read::Networks { after } => Page::Networks(tables.networks_after(after).collect()),
-        Read::Ports { after } => Page::Ports(tables.ports_after(after).collect()),
-        Read::Peers { after } => Page::Peers(tables.peers_after(after).collect()),
+        Read::Networks { after } => Page::Networks(first(tables.networks_after(after))),
+        Read::Ports { after } => Page::Ports(first(tables.ports_after(after))),
+        Read::Peers { after } => Page::Peers(first(tables.peers_after(after))),
         Read::Routes { after } => {
             let mut page = heapless::Vec::new();
             let mut cursor = after;

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromZeros, Immutable};
 
+use crate::frame::copy;
 use crate::{Checksum, DropReason, Frame, Segmentation};
 
 /// Bytes of the longest frame that can wait.
@@ -31,7 +32,7 @@ impl Slot {
         let room = self.bytes.get_mut(..frame.len());
         let room = room.filter(|room| frame.segmentation == Segmentation::None && !room.is_empty());
         let room = room.ok_or(DropReason::QueueTooLong)?;
-        room.copy_from_slice(frame.bytes());
+        copy(room, frame.bytes()).ok_or(DropReason::QueueTooLong)?;
         self.len = u16::try_from(frame.len()).map_err(|_| DropReason::QueueTooLong)?;
         self.partial = match frame.checksum {
             Checksum::Partial { start, offset } => [start, offset],
@@ -44,7 +45,7 @@ impl Slot {
     pub(super) fn copy_to(&self, frame: &mut Frame<'_>) -> Option<()> {
         frame.resize(usize::from(self.len))?;
         let bytes = self.bytes.get(..usize::from(self.len))?;
-        frame.bytes_mut().copy_from_slice(bytes);
+        copy(frame.bytes_mut(), bytes)?;
         frame.segmentation = Segmentation::None;
         frame.outer = None;
         frame.checksum = match self.partial {

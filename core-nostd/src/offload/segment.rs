@@ -1,6 +1,7 @@
 //! Cutting a super-frame into segments.
 
 use core::fmt;
+use core::num::NonZeroUsize;
 
 use super::Layout;
 use super::headers::{CWR, FIN, HeaderError, Headers, Ip, PSH, RST, SYN, Transport, URG, get, set};
@@ -83,7 +84,7 @@ pub struct Segments<'f> {
     headers: Headers,
     outer: Option<Outer>,
     /// Payload bytes in each segment but the last.
-    size: usize,
+    size: NonZeroUsize,
     /// Offset of the next segment's payload.
     next: usize,
     index: u16,
@@ -119,9 +120,9 @@ impl<'f> Segments<'f> {
         let headers = Headers::parse(bytes, usize::from(layout.inner))?;
         check_kind(frame.segmentation, &headers)?;
         let payload = headers.ip.end - headers.payload;
-        if size == 0 || payload.div_ceil(size) > usize::from(MAX_SEGMENTS) {
-            return Err(SegmentError::Size);
-        }
+        let size = NonZeroUsize::new(size)
+            .filter(|size| payload.div_ceil(size.get()) <= usize::from(MAX_SEGMENTS))
+            .ok_or(SegmentError::Size)?;
         Ok(Segments {
             bytes: bytes.get(..headers.ip.end).ok_or(SegmentError::NotIp)?,
             outer: layout
@@ -141,7 +142,7 @@ impl<'f> Segments<'f> {
         let rest = self.bytes.len() - self.next;
         // A packet without payload is one segment.
         let empty = self.index == 0 && rest == 0;
-        rest.div_ceil(self.size) + usize::from(empty)
+        rest.div_ceil(self.size.get()) + usize::from(empty)
     }
 
     /// Whether all segments are written.
@@ -153,7 +154,7 @@ impl<'f> Segments<'f> {
     /// the last are equally long, and the last is not longer.
     pub fn next_len(&self) -> Option<usize> {
         let rest = self.bytes.len() - self.next;
-        (!self.is_empty()).then_some(self.headers.payload + rest.min(self.size))
+        (!self.is_empty()).then_some(self.headers.payload + rest.min(self.size.get()))
     }
 
     /// Writes the next segment to the front of `out` and returns its length.

@@ -6,7 +6,7 @@
 mod check;
 pub(crate) mod entry;
 pub(crate) mod error;
-mod read;
+pub(crate) mod read;
 mod room;
 pub(crate) mod routes;
 pub(crate) mod storage;

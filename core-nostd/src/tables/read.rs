@@ -11,13 +11,24 @@ use crate::channel::{
 };
 use crate::{IpPrefix, NetworkId, PeerId, PortId};
 
+/// As many of the items as fit; `collect` would panic over one more.
+pub(crate) fn first<T, const N: usize>(items: impl Iterator<Item = T>) -> heapless::Vec<T, N> {
+    let mut list = heapless::Vec::new();
+    for item in items {
+        if list.push(item).is_err() {
+            break;
+        }
+    }
+    list
+}
+
 impl KeyList {
     fn addresses(&self) -> heapless::Vec<IpAddr, MAX_ADDRESSES> {
-        self.iter().map(|key| key.address()).collect()
+        first(self.iter().map(|key| key.address()))
     }
 
     fn prefixes(&self) -> heapless::Vec<IpPrefix, MAX_ADDRESSES> {
-        self.iter().map(|key| key.prefix()).collect()
+        first(self.iter().map(|key| key.prefix()))
     }
 }
 
@@ -66,13 +77,11 @@ impl PortEntry {
     fn wire(&self) -> Wire {
         let on_link = self.addresses.iter().zip(self.allowed.iter());
         Wire {
-            addresses: on_link
-                .map(|(own, prefix)| WireAddress {
-                    address: own.address(),
-                    prefix_length: prefix.length,
-                })
-                .collect(),
-            gateways: self.gateways.iter().take(2).map(Key::address).collect(),
+            addresses: first(on_link.map(|(own, prefix)| WireAddress {
+                address: own.address(),
+                prefix_length: prefix.length,
+            })),
+            gateways: first(self.gateways.iter().map(Key::address)),
         }
     }
 }
