@@ -5,6 +5,7 @@
 use super::route::{self, Hop, Way};
 use super::{Admitted, Context, Exit, Ip, Routed, deliver, forward, parse};
 use crate::channel::Encap;
+use crate::frame::copy;
 use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::{DropReason, Frame, NetworkId, PeerId, PortId};
 
@@ -53,17 +54,17 @@ pub(crate) fn send(
     context: Context<'_, '_>,
     network_id: NetworkId,
     target: Target,
-    (whole, copy): (&Frame<'_>, &mut Frame<'_>),
+    (whole, spare): (&Frame<'_>, &mut Frame<'_>),
 ) -> Result<PortId, Exit> {
     let network = context
         .tables
         .network(network_id)
         .ok_or(DropReason::NoRoute)?;
     let hop = hop(context, network, target)?;
-    copy.copy_marks(whole);
-    copy.resize(whole.len()).ok_or(DropReason::NoHeadroom)?;
-    copy.bytes_mut().copy_from_slice(whole.bytes());
-    let packet: Ip<'_, '_, Admitted<'_>> = parse::ip(copy)?.with(Admitted { network });
+    spare.copy_marks(whole);
+    spare.resize(whole.len()).ok_or(DropReason::NoHeadroom)?;
+    copy(spare.bytes_mut(), whole.bytes()).ok_or(DropReason::NoHeadroom)?;
+    let packet: Ip<'_, '_, Admitted<'_>> = parse::ip(spare)?.with(Admitted { network });
     let packet = packet.with(Routed { hop });
     forward::fits(&packet)?;
     deliver::deliver(forward::unchecked(packet, false))

@@ -1,6 +1,7 @@
 //! IPv4 fragmentation (RFC 791 section 3.2).
 
 use super::{Context, Exit, Ip, Parsed, deliver, parse};
+use crate::frame::copy;
 use crate::wire::{ethernet, ipv4};
 use crate::{DropReason, Frame, NetworkId, PortId};
 
@@ -73,8 +74,8 @@ impl Plan {
             .split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
         *link = *whole.bytes().first_chunk()?;
         let (header, rest) = rest.split_at_mut_checked(self.later_header_len)?;
-        header.copy_from_slice(self.later_header.get(..self.later_header_len)?);
-        rest.copy_from_slice(payload);
+        copy(header, self.later_header.get(..self.later_header_len)?)?;
+        copy(rest, payload)?;
         let more = offset + len < self.payload_len() || self.header.more_fragments;
         self.emit(offset, more, header, len)
     }

@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Context, Exit, local};
 use crate::bucket::Bucket;
+use crate::frame::copy;
 use crate::tables::entry::NetworkEntry;
 use crate::wire::icmp::{Error, HEADER_LEN};
 use crate::wire::{ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, nd};
@@ -117,8 +118,7 @@ fn write_v4(
     let (icmp, rest) = rest.split_first_chunk_mut()?;
     header.emit(ip);
     icmpv4::emit_error(error, quote, icmp);
-    rest.copy_from_slice(quote);
-    Some(())
+    copy(rest, quote)
 }
 
 /// Writes Ethernet, IPv6, ICMPv6 and the quote; the Ethernet addresses come with delivery.
@@ -144,8 +144,7 @@ fn write_v6(
     let (icmp, rest) = rest.split_first_chunk_mut()?;
     header.emit(ip);
     icmpv6::emit_error(error, (src, dst), quote, icmp);
-    rest.copy_from_slice(quote);
-    Some(())
+    copy(rest, quote)
 }
 
 /// Writes an Ethernet header without addresses and returns what is behind it.
