@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use culvert_lab::{Kept, blast, demo, hold, inject, sweep, tear_down_on_panic};
+use culvert_lab::{Kept, blast, demo, hold, inject, no_panic, sweep, tear_down_on_panic};
 use serde::Serialize;
 
 /// Networks of nodes and pods in namespaces of this machine, to try culvert.
@@ -49,6 +49,12 @@ enum Verb {
         rate: Option<u64>,
         #[arg(long)]
         time_ms: u64,
+    },
+    /// Show that the core reaches no panic and no allocator on a target.
+    #[command(hide = true)]
+    NoPanic {
+        #[arg(default_value = "aarch64-unknown-none")]
+        target: String,
     },
     /// Receive and count them.
     #[command(hide = true)]
@@ -125,6 +131,7 @@ fn act(verb: Verb) -> Result<()> {
                 println!("{}", blast::LISTENING)
             })?)
         }
+        Verb::NoPanic { target } => no_panic(&target),
         Verb::Inject { device, frames } => inject(&device, &frames),
         Verb::Hold { panic, guest } => hold(panic, guest),
     }
