@@ -367,20 +367,6 @@ pub struct Endpoint {
     pub allowed: Vec<IpPrefix, MAX_ADDRESSES>,
 }
 
-impl Endpoint {
-    /// An endpoint with one address and no further allowed prefixes.
-    pub fn with_address(network: NetworkId, address: IpAddr) -> Self {
-        let mut addresses = Vec::new();
-        // One fits.
-        let _ = addresses.push(address);
-        Endpoint {
-            network,
-            addresses,
-            allowed: Vec::new(),
-        }
-    }
-}
-
 /// Another node, in one network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Peer {

@@ -13,6 +13,7 @@
 //! every message.
 
 mod codec;
+mod entry;
 mod error;
 mod event;
 mod frame;

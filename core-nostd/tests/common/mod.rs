@@ -56,61 +56,43 @@ pub fn list<T: Clone, const N: usize>(items: &[T]) -> heapless::Vec<T, N> {
 }
 
 pub fn network() -> Network {
+    let vni = Vni::new(1).unwrap();
     Network {
-        id: NET,
-        vni: Vni::new(1).unwrap(),
         udp_port: 8472,
-        local: ip("192.168.77.1"),
         vtep_mac: MacAddr::new(VTEP_1),
         gateways: list(&[ip("169.254.1.1"), ip("fe80::1")]),
         gateway_mac: MacAddr::new(GATEWAY_MAC),
         node_addresses: list(&[ip("10.244.1.0"), ip("fd00:244:1::")]),
         prefixes: list(&[prefix("10.244.0.0/16"), prefix("fd00:244::/32")]),
-        proxy: Proxy::LinkLocal,
-        options: NetworkOptions::NONE,
-        underlay: UNDERLAY,
+        ..Network::new(NET, vni, ip("192.168.77.1"), UNDERLAY)
     }
 }
 
 pub fn underlay(mtu: u16) -> Port {
-    Port {
-        id: UNDERLAY,
-        mtu,
-        mac: MacAddr::ZERO,
-        offloads: Offloads::NONE,
-        kind: PortKind::Underlay,
-    }
+    Port::new(UNDERLAY, mtu, PortKind::Underlay)
 }
 
 pub fn host() -> Port {
     Port {
-        id: HOST,
-        mtu: 1450,
         mac: MacAddr::new(HOST_MAC),
         offloads: Offloads::CHECKSUM,
-        kind: PortKind::Host { network: NET },
+        ..Port::new(HOST, 1450, PortKind::Host { network: NET })
     }
 }
 
 pub fn pod(id: PortId, mac: [u8; 6], address: &str) -> Port {
+    let endpoint = Endpoint::with_address(NET, ip(address));
     Port {
-        id,
-        mtu: 1450,
-        mac: MacAddr::new(mac),
         offloads: Offloads::CHECKSUM,
-        kind: PortKind::Endpoint(Endpoint::with_address(NET, ip(address))),
+        ..Port::endpoint(id, 1450, MacAddr::new(mac), endpoint)
     }
 }
 
 pub fn peer() -> Peer {
     Peer {
-        id: PeerId(0),
-        network: NET,
-        underlay: ip("192.168.77.2"),
         vtep_mac: MacAddr::new(VTEP_2),
         node_addresses: list(&[ip("192.168.77.2")]),
-        accepts: EncapSet::of(&[Encap::Vxlan]),
-        transit: false,
+        ..Peer::new(PeerId(0), NET, ip("192.168.77.2"))
     }
 }
 
