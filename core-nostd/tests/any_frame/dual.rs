@@ -6,50 +6,9 @@ use std::net::IpAddr;
 use culvert_core::channel::*;
 use culvert_core::*;
 use proptest::prelude::*;
-use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
 
 use super::common::*;
 use super::packets::{any_node, any_shell, chain, inputs};
-
-/// Checks a packet that leaves: etherparse and smoltcp read the same in it, and
-/// the IPv4 checksum is right.
-fn agreed(packet: &[u8]) {
-    match packet[0] >> 4 {
-        4 => {
-            let theirs = Ipv4Packet::new_checked(packet).unwrap();
-            let (header, _) = etherparse::Ipv4Header::from_slice(packet).unwrap();
-            assert!(theirs.verify_checksum());
-            assert_eq!(
-                usize::from(theirs.total_len()),
-                packet.len(),
-                "nothing behind it"
-            );
-            assert_eq!(theirs.src_addr().octets(), header.source);
-            assert_eq!(theirs.dst_addr().octets(), header.destination);
-            assert_eq!(theirs.hop_limit(), header.time_to_live);
-            assert_eq!(u8::from(theirs.next_header()), header.protocol.0);
-            assert_eq!(theirs.frag_offset(), header.fragment_offset.value() * 8);
-            assert_eq!(theirs.more_frags(), header.more_fragments);
-        }
-        6 => {
-            let theirs = Ipv6Packet::new_checked(packet).unwrap();
-            let (header, _) = etherparse::Ipv6Header::from_slice(packet).unwrap();
-            assert_eq!(theirs.total_len(), packet.len(), "nothing behind it");
-            assert_eq!(theirs.src_addr().octets(), header.source);
-            assert_eq!(theirs.dst_addr().octets(), header.destination);
-            assert_eq!(theirs.hop_limit(), header.hop_limit);
-            assert_eq!(u8::from(theirs.next_header()), header.next_header.0);
-        }
-        version => panic!("version {version}"),
-    }
-}
-
-/// Whether a frame has a whole transport layer with a right checksum.
-fn is_sound(frame: &[u8]) -> bool {
-    let frame = frame.to_vec();
-    let checked = std::panic::catch_unwind(move || verified(&frame).transport.is_some());
-    checked.unwrap_or(false)
-}
 
 /// The frame that a tunnel packet or a plain frame has within.
 fn inner(input: &Input) -> Option<Vec<u8>> {
@@ -60,13 +19,6 @@ fn inner(input: &Input) -> Option<Vec<u8>> {
             let kind = if protocol == 4 { [8, 0] } else { [0x86, 0xdd] };
             Some([&[0; 12], &kind[..], &input.bytes].concat())
         }
-    }
-}
-
-fn source(packet: &[u8]) -> Vec<u8> {
-    match packet[0] >> 4 {
-        4 => packet[12..16].to_vec(),
-        _ => packet[8..24].to_vec(),
     }
 }
 

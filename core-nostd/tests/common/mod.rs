@@ -7,6 +7,7 @@
     reason = "shared by test crates, public to nobody else"
 )]
 
+mod checks;
 mod cluster;
 pub mod raw_ports;
 mod shell;
@@ -17,6 +18,7 @@ use culvert_core::channel::*;
 use culvert_core::*;
 use etherparse::PacketBuilder;
 
+pub use checks::*;
 pub use cluster::*;
 pub use shell::*;
 pub use v6::*;
@@ -277,48 +279,6 @@ pub fn from_vtep(mut frame: Vec<u8>) -> Vec<u8> {
     frame[..6].copy_from_slice(&VTEP_1);
     frame[6..12].copy_from_slice(&VTEP_2);
     frame
-}
-
-/// Parses a frame with etherparse and checks the checksums of IPv4, UDP, TCP,
-/// ICMP and ICMPv6.
-pub fn verified(frame: &[u8]) -> etherparse::PacketHeaders<'_> {
-    use etherparse::{NetHeaders, TransportHeader};
-    let packet = etherparse::PacketHeaders::from_ethernet_slice(frame).unwrap();
-    let payload = packet.payload.slice();
-    let (found, expected) = match (&packet.net, &packet.transport) {
-        (Some(NetHeaders::Ipv4(ip, _)), transport) => {
-            assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
-            match transport {
-                Some(TransportHeader::Udp(udp)) => {
-                    (udp.checksum, udp.calc_checksum_ipv4(ip, payload).unwrap())
-                }
-                Some(TransportHeader::Tcp(tcp)) => {
-                    (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload).unwrap())
-                }
-                Some(TransportHeader::Icmpv4(icmp)) => {
-                    (icmp.checksum, icmp.icmp_type.calc_checksum(payload))
-                }
-                _ => return packet,
-            }
-        }
-        (Some(NetHeaders::Ipv6(ip, _)), transport) => match transport {
-            Some(TransportHeader::Udp(udp)) => {
-                (udp.checksum, udp.calc_checksum_ipv6(ip, payload).unwrap())
-            }
-            Some(TransportHeader::Tcp(tcp)) => {
-                (tcp.checksum, tcp.calc_checksum_ipv6(ip, payload).unwrap())
-            }
-            Some(TransportHeader::Icmpv6(icmp)) => {
-                let sum = icmp.icmp_type;
-                let sum = sum.calc_checksum(ip.source, ip.destination, payload);
-                (icmp.checksum, sum.unwrap())
-            }
-            _ => return packet,
-        },
-        _ => panic!("not IP: {packet:?}"),
-    };
-    assert_eq!(found, expected, "transport checksum");
-    packet
 }
 
 /// Sends a request through the channel as a shell would.

@@ -82,6 +82,18 @@ impl Shell {
             .zip(&mut buffers)
             .map(|(input, buffer)| Packet::new(input.frame(buffer)))
             .collect();
+        let made = self.collect(|originated| {
+            gateway.process(self.now, port, &mut batch, originated);
+        });
+        (batch.iter().map(Output::new).collect(), made)
+    }
+
+    /// What the gateway makes when time goes on.
+    pub fn tick(&self, gateway: &mut Gateway<'_>) -> Vec<Made> {
+        self.collect(|originated| gateway.tick(self.now, originated))
+    }
+
+    fn collect(&self, make: impl FnOnce(&mut Originated<'_, '_>)) -> Vec<Made> {
         let mut spare: Vec<_> = self.spares.iter().map(|len| vec![0xa5; *len]).collect();
         let mut spares: Vec<_> = spare
             .iter_mut()
@@ -91,9 +103,8 @@ impl Shell {
             })
             .collect();
         let mut originated = Originated::new(&mut spares);
-        gateway.process(self.now, port, &mut batch, &mut originated);
-        let made = originated.into_made().iter().map(made).collect();
-        (batch.iter().map(Output::new).collect(), made)
+        make(&mut originated);
+        originated.into_made().iter().map(made).collect()
     }
 }
 

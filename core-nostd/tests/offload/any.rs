@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::build::{Flow, bytes, frame};
 use crate::cut::any_flow;
-use crate::join::{Item, join, to};
+use crate::drive::{Item, join, to};
 
 fn any_checksum() -> impl Strategy<Value = Checksum> {
     let near =

@@ -5,23 +5,7 @@ use culvert_core::{Checksum, Frame, Segmentation};
 use proptest::prelude::*;
 
 use crate::build::{Flow, PLACES, Place, bytes, frame};
-
-/// Writes all segments, and checks what the cursor says meanwhile.
-pub(crate) fn cut(frame: &Frame<'_>, layout: Layout) -> Result<Vec<Vec<u8>>, SegmentError> {
-    let mut segments = Segments::new(frame, layout)?;
-    let mut out = vec![0xa5; 65_535];
-    let mut all = Vec::new();
-    while let Some(len) = segments.next_len() {
-        let left = segments.len();
-        assert_eq!(segments.write_next(&mut out[..len - 1]), None);
-        assert_eq!(segments.write_next(&mut out), Some(len));
-        assert_eq!(segments.len(), left - 1);
-        all.push(out[..len].to_vec());
-    }
-    assert!(segments.is_empty());
-    assert_eq!(segments.write_next(&mut out), None);
-    Ok(all)
-}
+use crate::drive::cut;
 
 fn cut_bytes(
     bytes: &[u8],

@@ -2,85 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use culvert_core::offload::{Accepts, Layout, MAX_DATAGRAMS, Target, coalesce};
-use culvert_core::{Checksum, Fate, Frame, Outer, OuterL4, Packet, PortId, Segmentation};
+use culvert_core::offload::{Accepts, Layout, MAX_DATAGRAMS, Target};
+use culvert_core::{Checksum, Frame, Outer, OuterL4, PortId};
 use proptest::prelude::*;
 
 use crate::build::{Flow, Place, bytes};
-use crate::cut::{any_flow, any_payload, cut};
-
-const ROOM: usize = Frame::HEADROOM + 65_535;
-
-/// A packet on its way through the joiner.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Item {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) checksum: Checksum,
-    pub(crate) segmentation: Segmentation,
-    pub(crate) outer: Option<Outer>,
-}
-
-impl Item {
-    pub(crate) fn new(bytes: Vec<u8>, checksum: Checksum) -> Item {
-        Item {
-            bytes,
-            checksum,
-            segmentation: Segmentation::None,
-            outer: None,
-        }
-    }
-}
-
-pub(crate) fn to(layout: Layout) -> Target {
-    Target {
-        port: PortId(1),
-        accepts: Accepts::ALL,
-        layout,
-    }
-}
-
-/// Joins items, with this much buffer behind each; returns what is left of each.
-pub(crate) fn join(
-    items: &[Item],
-    tailroom: usize,
-    spares: &mut [Vec<u8>],
-    target: impl Fn(&Packet<'_>) -> Option<Target>,
-) -> Vec<Item> {
-    let mut buffers: Vec<_> = items
-        .iter()
-        .map(|item| vec![0xa5; Frame::HEADROOM + item.bytes.len() + tailroom])
-        .collect();
-    let mut batch: Vec<_> = buffers
-        .iter_mut()
-        .zip(items)
-        .map(|(buffer, item)| {
-            let mut frame = crate::build::frame(buffer, &item.bytes);
-            frame.checksum = item.checksum;
-            frame.segmentation = item.segmentation;
-            frame.outer = item.outer;
-            let mut packet = Packet::new(frame);
-            packet.fate = Fate::Forward(PortId(1));
-            packet
-        })
-        .collect();
-    let joined = coalesce(
-        &mut batch,
-        &mut spares.iter_mut().map(|spare| &mut spare[..]),
-        target,
-    );
-    let all: Vec<_> = batch
-        .iter()
-        .map(|packet| Item {
-            bytes: packet.frame.bytes().to_vec(),
-            checksum: packet.frame.checksum,
-            segmentation: packet.frame.segmentation,
-            outer: packet.frame.outer,
-        })
-        .collect();
-    let count = |items: &[Item]| items.iter().filter(|item| !item.bytes.is_empty()).count();
-    assert_eq!(count(&all) + joined, count(items));
-    all
-}
+use crate::cut::{any_flow, any_payload};
+use crate::drive::{Item, ROOM, expand, join, to};
 
 /// Joins with room everywhere; returns the frames that are left.
 fn join_all(items: &[Item], layout: Layout) -> Vec<Item> {
@@ -98,18 +26,6 @@ fn left_after(flow: &Flow, change: impl Fn(&mut Vec<Item>)) -> usize {
         .collect();
     change(&mut items);
     join_all(&items, flow.layout()).len()
-}
-
-/// What a joined or single frame stands for, with all checksums finished.
-fn expand(item: &Item, layout: Layout) -> Vec<Vec<u8>> {
-    if item.segmentation == Segmentation::None {
-        return vec![item.bytes.clone()];
-    }
-    let mut buffer = vec![0; ROOM];
-    let mut frame = crate::build::frame(&mut buffer, &item.bytes);
-    frame.checksum = item.checksum;
-    frame.segmentation = item.segmentation;
-    cut(&frame, layout).unwrap()
 }
 
 /// Without what ends a super-frame early or is never joined.

@@ -5,4 +5,5 @@
 mod any;
 mod build;
 mod cut;
+mod drive;
 mod join;

@@ -35,7 +35,22 @@ fn page(gateway: &mut Gateway<'_>, read: Read) -> Page {
     }
 }
 
-/// Reads all tables, each of which is smaller than a page.
+/// Reads the routes page by page, until one is empty.
+fn routes(gateway: &mut Gateway<'_>) -> Vec<Owned<Route>> {
+    let mut all: Vec<Owned<Route>> = Vec::new();
+    loop {
+        let after = all.last().map(|r| (r.entry.network, r.entry.prefix));
+        let Page::Routes(routes) = page(gateway, Read::Routes { after }) else {
+            panic!()
+        };
+        if routes.is_empty() {
+            return all;
+        }
+        all.extend(routes);
+    }
+}
+
+/// Reads all tables; but for the routes each is smaller than a page.
 pub(crate) fn dump(gateway: &mut Gateway<'_>) -> Dump {
     let Page::Networks(networks) = page(gateway, Read::Networks { after: None }) else {
         panic!()
@@ -46,14 +61,11 @@ pub(crate) fn dump(gateway: &mut Gateway<'_>) -> Dump {
     let Page::Peers(peers) = page(gateway, Read::Peers { after: None }) else {
         panic!()
     };
-    let Page::Routes(routes) = page(gateway, Read::Routes { after: None }) else {
-        panic!()
-    };
     Dump {
         networks: networks.to_vec(),
         ports: ports.to_vec(),
         peers: peers.to_vec(),
-        routes: routes.to_vec(),
+        routes: routes(gateway),
         counters: Counter::all().map(|c| gateway.counter(c)).collect(),
     }
 }
