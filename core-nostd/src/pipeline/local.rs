@@ -5,7 +5,8 @@ use core::net::{IpAddr, Ipv6Addr};
 use super::{Admitted, Exit, Ip, Parsed, deliver};
 use crate::channel::Proxy;
 use crate::tables::entry::{Lookup, NetworkEntry, PortEntry, PortRole};
-use crate::wire::{arp, ethernet, icmp::Error, icmpv4, icmpv6, ip, ipv6, nd};
+use crate::wire::icmp::{Error, HEADER_LEN};
+use crate::wire::{arp, ethernet, icmpv4, icmpv6, ip, ipv6, nd};
 use crate::{Checksum, DropReason, Fate, Frame, MacAddr, Segmentation};
 
 /// TTL of the gateway's own packets.
@@ -241,7 +242,7 @@ pub(super) fn answer_echo<S>(
     ethernet: &ethernet::Header,
     packet: &mut Ip<'_, '_, S>,
 ) -> Result<bool, Exit> {
-    if !is_icmp(packet) || packet.header.is_fragment() {
+    if !is_echo_request(packet) {
         return Ok(false);
     }
     // No ping is a super-frame, and the reply's checksum is made from the request's.
@@ -251,9 +252,8 @@ pub(super) fn answer_echo<S>(
         false => icmpv4::reply_to_echo,
         true => icmpv6::reply_to_echo,
     };
-    if reply_to(packet.payload_mut()).is_none() {
-        return Ok(false);
-    }
+    // It was a request; one that its own checksum overwrites makes no sense.
+    reply_to(packet.payload_mut()).ok_or(DropReason::BadOffload)?;
     let reply = ethernet::Header {
         dst: ethernet.src,
         src: mac,
@@ -265,6 +265,15 @@ pub(super) fn answer_echo<S>(
     }
     packet.frame.outer = None;
     Ok(true)
+}
+
+fn is_echo_request<S>(packet: &Ip<'_, '_, S>) -> bool {
+    let kind = match packet.header.is_v6() {
+        false => icmpv4::ECHO_REQUEST,
+        true => icmpv6::ECHO_REQUEST,
+    };
+    let message = packet.payload().first_chunk::<HEADER_LEN>();
+    is_icmp(packet) && !packet.header.is_fragment() && message.is_some_and(|m| m[..2] == [kind, 0])
 }
 
 fn is_icmp<S>(packet: &Ip<'_, '_, S>) -> bool {

@@ -361,6 +361,20 @@ fn the_rest_goes_to_the_shell_as_it_came() {
                 assert_eq!(output.bytes, frame);
                 assert_eq!(gateway.counter(Counter::Punt), 1);
             });
+            // Marks and all, whoever finishes the checksum.
+            let start = if v6 { 54 } else { 34 };
+            let input = Input {
+                bytes: frame.clone(),
+                checksum: Checksum::Partial { start, offset: 2 },
+                segmentation: Segmentation::Udp { size: 4 },
+            };
+            on(vxlan_setup(v6), |gateway| {
+                let output = run(gateway, 0, WIRE, input.clone());
+                assert_eq!(output.fate, Fate::Punt);
+                assert_eq!(output.bytes, frame);
+                let marks = (output.checksum, output.segmentation);
+                assert_eq!(marks, (input.checksum, input.segmentation));
+            });
         }
     }
     // Both of its addresses are the node's, whichever the tunnels use.
