@@ -1,5 +1,7 @@
-//! `BEHAVIOUR.md`: every line names tests that show it, and every test is there.
+//! `BEHAVIOUR.md`: every line names tests and captures that show it, and all of them
+//! are there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,11 +9,25 @@ use std::path::{Path, PathBuf};
 /// none may.
 const PENDING: &str = "(pending)";
 
+/// Stands for captures where none can show a line; the reason follows.
+const NO_CAPTURE: &str = "none, because ";
+
 /// A line of the page and the tests that it names.
 #[derive(Debug, PartialEq)]
 struct Line {
     text: String,
     tests: Vec<String>,
+    captures: Captures,
+}
+
+/// The captures that a line names.
+#[derive(Debug, PartialEq)]
+enum Captures {
+    /// It says nothing of them.
+    Unsaid,
+    /// It says why there are none.
+    None,
+    Named(Vec<String>),
 }
 
 fn lines(page: &str) -> Vec<Line> {
@@ -21,14 +37,51 @@ fn lines(page: &str) -> Vec<Line> {
             lines.push(Line {
                 text: text.to_owned(),
                 tests: Vec::new(),
+                captures: Captures::Unsaid,
             });
         } else if let Some(names) = text.strip_prefix("  Tests:") {
             let line = lines.last_mut().expect("tests of no line");
             line.tests
                 .extend(names.split(',').map(|name| name.trim().to_owned()));
+        } else if let Some(said) = text.strip_prefix("  Captures:") {
+            let line = lines.last_mut().expect("captures of no line");
+            line.captures = captures(said.trim());
         }
     }
     lines
+}
+
+fn captures(said: &str) -> Captures {
+    match said.strip_prefix(NO_CAPTURE) {
+        Some(reason) if reason.split_whitespace().count() > 4 => Captures::None,
+        _ => {
+            let names = said.split(',').map(|name| name.trim().to_owned());
+            Captures::Named(names.collect())
+        }
+    }
+}
+
+/// What is wrong with the captures that the lines name, of those that there are.
+fn capture_faults(lines: &[Line], there: &BTreeSet<String>) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut unnamed = there.clone();
+    for line in lines {
+        match &line.captures {
+            Captures::Unsaid => faults.push(format!("no captures: {}", line.text)),
+            Captures::None => {}
+            Captures::Named(names) => {
+                for name in names {
+                    if !there.contains(name) {
+                        faults.push(format!("no such capture: {name}, for: {}", line.text));
+                    }
+                    unnamed.remove(name);
+                }
+            }
+        }
+    }
+    let unnamed = unnamed.iter();
+    faults.extend(unnamed.map(|name| format!("no line names the capture {name}")));
+    faults
 }
 
 /// The sources of the workspace.
@@ -116,6 +169,34 @@ fn every_line_of_the_page_names_tests_that_exist() {
     assert!(faults.is_empty(), "BEHAVIOUR.md:\n{}", faults.join("\n"));
     let may_wait = std::env::var_os("CULVERT_NO_PENDING").is_none_or(|value| value != "1");
     assert!(may_wait || pending == 0, "{pending} lines wait for tests");
+}
+
+#[test]
+fn every_line_of_the_page_names_captures_that_exist() {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lines = lines(&fs::read_to_string(crate_dir.join("BEHAVIOUR.md")).unwrap());
+    let entries = fs::read_dir(crate_dir.join("tests/captures")).unwrap();
+    let folders = entries
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir());
+    let there = folders.map(|entry| entry.file_name().into_string().unwrap());
+    let faults = capture_faults(&lines, &there.collect());
+    assert!(faults.is_empty(), "BEHAVIOUR.md:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_check_sees_missing_captures() {
+    let page = "- One.\n  Captures: a, b\n- Two.\n- Three.\n  Captures: none, because nobody can see such a thing\n- Four.\n  Captures: none, because no\n";
+    let there = ["a", "c"].map(str::to_owned).into();
+    let found = capture_faults(&lines(page), &there);
+    let expected = [
+        "no such capture: b, for: One.",
+        "no captures: Two.",
+        "no such capture: none, for: Four.",
+        "no such capture: because no, for: Four.",
+        "no line names the capture c",
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]
