@@ -181,10 +181,6 @@ impl Events {
     }
 
     /// A neighbor of a raw Ethernet port has appeared, moved or (`None`) gone.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "raw ports do not tell of their neighbors yet")
-    )]
     pub(crate) fn neighbor(
         &mut self,
         at: Instant,

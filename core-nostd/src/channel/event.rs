@@ -52,13 +52,17 @@ pub enum EventKind {
         /// Largest outer IP packet in bytes.
         mtu: u16,
     },
-    /// A neighbor of a raw Ethernet port has appeared, moved or gone.
+    /// A neighbor of a raw Ethernet port has appeared, moved or gone: of each once a
+    /// second at most, within a limit for all. One that flaps is told as it is by
+    /// then; neighbors that are forgotten with their port, or make room for others
+    /// in a full table, are not told.
     Neighbor {
         /// The port.
         port: PortId,
         /// The neighbor's address.
         address: IpAddr,
-        /// Its MAC address; `None` when it no longer answers.
+        /// Its MAC address; `None` when it no longer answers, or was of no use for
+        /// so long that it is forgotten.
         mac: Option<MacAddr>,
     },
 }

@@ -154,8 +154,23 @@ impl Gateway<'_> {
         self.count_lost();
     }
 
-    /// Does what is due for the neighbor at a place.
+    /// Does what is due for the neighbor at a place, and takes note of what became
+    /// of it.
     fn attend(
+        &mut self,
+        now: Instant,
+        place: usize,
+        originated: &mut Originated<'_, '_>,
+    ) -> Result<(), NoSpare> {
+        let done = self.do_due(now, place, originated);
+        if let Some(news) = self.tables.neighbors.news(now, place) {
+            let events = &mut self.state.events;
+            events.neighbor(now, news.port, news.address, news.mac);
+        }
+        done
+    }
+
+    fn do_due(
         &mut self,
         now: Instant,
         place: usize,

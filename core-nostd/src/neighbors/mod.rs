@@ -15,6 +15,10 @@
 //! use. What a neighbor says of itself changes its entry at once, and never makes
 //! one. All of it happens when a frame comes or goes, or in a tick: there is no
 //! clock here.
+//!
+//! A neighbor that becomes known, moves, or is lost is news for the control plane.
+//! What is told is what a place holds by then, compared with what was told last:
+//! within a limit, so that who flaps is told less often, but never wrongly at last.
 
 mod queue;
 mod table;
@@ -27,6 +31,7 @@ use core::time::Duration;
 use zerocopy::{FromZeros, Immutable};
 
 use crate::addr::Key;
+use crate::bucket::Bucket;
 use crate::{DropReason, Frame, Instant, MacAddr, PortId};
 pub(crate) use queue::Slot;
 use table::State;
@@ -54,6 +59,9 @@ const FAILED_TIME: Duration = Duration::from_secs(1);
 const SUSPECT_TIME: Duration = Duration::from_secs(1);
 /// Entries that want attention before the next tick, at most.
 const FRESH: usize = 8;
+/// News in a second, and at once: fewer than the ring of events holds, so that they
+/// do not displace what else was learned before anybody reads it.
+type NewsLimit = Bucket<4, 4>;
 
 /// What the tables of neighbors keep besides entries and frames.
 #[derive(FromZeros, Immutable)]
@@ -69,6 +77,7 @@ pub(crate) struct Head {
     /// is next.
     announce_left: u32,
     announce_next: u32,
+    news: NewsLimit,
 }
 
 /// The neighbors of all raw ports.
@@ -99,6 +108,15 @@ pub(crate) enum Heard {
     News,
     /// Something that replaces nothing.
     Hint,
+}
+
+/// What the control plane is to know of a neighbor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct News {
+    pub(crate) port: PortId,
+    pub(crate) address: IpAddr,
+    /// `None`: it is lost.
+    pub(crate) mac: Option<MacAddr>,
 }
 
 /// What is to be sent on behalf of an entry.
@@ -241,7 +259,11 @@ impl Neighbors<'_> {
         match entry.state {
             State::Free => return None,
             State::Stale | State::Failed => {
-                self.remove(place);
+                match entry.told == MacAddr::ZERO {
+                    true => self.remove(place),
+                    // That it is lost has to be told first.
+                    false => entry.begin(State::Failed, now),
+                }
                 return None;
             }
             State::Incomplete if usize::from(entry.tries) >= REQUEST_WAITS.len() => {
@@ -260,6 +282,33 @@ impl Neighbors<'_> {
         let itself = entry.state == State::Probe && entry.tries < PROBES - 1;
         let to = itself.then_some(entry.mac);
         Some(Work::Ask { port, address, to })
+    }
+
+    /// What is to be told of the neighbor at a place now, which is told thereby: once
+    /// a second of each at most, and within a limit for all. What has to wait is told
+    /// when it is asked for again, if it is still so then.
+    pub(crate) fn news(&mut self, now: Instant, place: usize) -> Option<News> {
+        let entry = self.entries.get_mut(place)?;
+        let mac = match entry.state {
+            State::Reachable | State::Stale | State::Probe => entry.mac,
+            State::Free | State::Failed => MacAddr::ZERO,
+            // It is not lost before it has failed.
+            State::Incomplete => return None,
+        };
+        if mac == entry.told {
+            return None;
+        }
+        let second = u16::try_from((now.micros() / 1_000_000) & 0xffff).unwrap_or(0);
+        if second == entry.told_in || !self.head.news.take(now) {
+            return None;
+        }
+        entry.told = mac;
+        entry.told_in = second;
+        Some(News {
+            port: entry.port,
+            address: entry.address.address(),
+            mac: (mac != MacAddr::ZERO).then_some(mac),
+        })
     }
 
     /// The question that was due at a place has been sent.

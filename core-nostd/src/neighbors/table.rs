@@ -43,6 +43,10 @@ pub(crate) struct Entry {
     pub(super) mac: MacAddr,
     /// Slot of the frame that waits for it, counted from one; 0: none.
     pub(super) waiting: u16,
+    /// The MAC address that was told as news; zero: none, or that it is lost.
+    pub(super) told: MacAddr,
+    /// The second in which that was, the low 16 bits.
+    pub(super) told_in: u16,
     /// When it answered us last.
     pub(super) confirmed: Instant,
     /// When a frame was sent to it last.

@@ -7,6 +7,7 @@ mod any;
 mod cluster;
 mod errors;
 mod neighbors;
+mod news;
 mod node;
 #[path = "../common/raw_ports.rs"]
 mod raw_ports;
