@@ -439,7 +439,11 @@ fn an_underlay_that_comes_back_is_used_again() {
             "addr add 192.168.77.1/24 dev eth0",
             "192.168.77.1",
         ),
-        ("link set eth0 mtu 1400", "link set eth0 mtu 1500", "MTU"),
+        (
+            "link set eth0 mtu 100",
+            "link set eth0 mtu 1500",
+            "an MTU of 100",
+        ),
     ] {
         ip(harm);
         lab.ping("p1", target, 1).unwrap();

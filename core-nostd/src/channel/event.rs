@@ -1,6 +1,7 @@
 //! What happened in the core, for people and for the control plane.
 
 use core::net::IpAddr;
+use core::time::Duration;
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,10 @@ pub const MAX_EVENTS: usize = 2 * KEPT;
 /// Bytes of a dropped frame that its event has at most: Ethernet, IPv6, and the
 /// ports or the type behind.
 pub const HEADER_BYTES: usize = 64;
+
+/// How long the core believes a path MTU that it was told of or learned (RFC 1191
+/// section 6.3).
+pub const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Something that happened. The core keeps the last few drops and, apart from
 /// them, the last few things it learned; the older are lost, and counted.

@@ -23,7 +23,7 @@ mod sync;
 
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::Error;
-pub use event::{Event, EventKind, HEADER_BYTES, MAX_EVENTS};
+pub use event::{Event, EventKind, HEADER_BYTES, MAX_EVENTS, PATH_MTU_LIFETIME};
 pub use frame::{FrameDecoder, FrameEvent, MAX_FRAME, MAX_MESSAGE, decode_frame, encode_frame};
 pub use message::*;
 pub use server::serve;

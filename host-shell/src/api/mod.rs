@@ -23,7 +23,9 @@ use serde_json::Value;
 
 pub use client::{Client, ClientError};
 pub use server::{BindError, Handler, Listener, bind, serve};
-pub use types::{Counter, Endpoint, Peer, Route, Status, TableUse, Underlay};
+pub use types::{
+    Counter, Endpoint, Event, EventKind, Events, Peer, Reloaded, Route, Status, TableUse, Underlay,
+};
 
 use crate::cni::{CniError, Environment};
 
@@ -53,6 +55,13 @@ pub enum Request {
     Peers,
     /// The core's counters.
     Counters,
+    /// What happened in the core.
+    Events {
+        /// The number of the last event that the client knows; 0 for all that are kept.
+        after: u64,
+    },
+    /// Read the configuration again, and work by it.
+    Reload,
 }
 
 /// A CNI call.
@@ -85,6 +94,10 @@ pub enum Reply {
     Peers(Vec<Peer>),
     /// The core's counters.
     Counters(Vec<Counter>),
+    /// What happened in the core.
+    Events(Events),
+    /// What has changed, a line each.
+    Reload(Vec<String>),
 }
 
 /// A response line: `{"ok": …}` or `{"error": {"code", "msg", "details"}}`.

@@ -32,6 +32,18 @@ pub struct Status {
     pub endpoints: u32,
     /// What is wrong at the moment, a sentence each; empty if all is well.
     pub problems: Vec<String>,
+    /// The last time that the configuration was read again, if it was.
+    #[serde(default)]
+    pub reloaded: Option<Reloaded>,
+}
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// How many seconds ago.
+    pub seconds_ago: u64,
+    /// What has changed, a line each.
+    pub changes: Vec<String>,
 }
 
 /// How full a table is.
@@ -102,8 +114,12 @@ pub struct Peer {
     pub node_addresses: Vec<IpAddr>,
     /// How packets get to it; more than one where it depends on their IP version.
     pub sent_by: Vec<String>,
-    /// Largest packet of a pod that the underlay device takes on its way there, in bytes.
+    /// Largest packet of a pod that gets there, as far as is known, in bytes.
     pub mtu: u32,
+    /// Largest tunnel packet, outer header included, that routers on the way said they
+    /// take; `None` while none has said that the underlay device's MTU is too much.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
     /// The encapsulations accepted from it.
     pub encapsulations: Vec<String>,
     /// Number of routes that lead to it.
@@ -119,4 +135,64 @@ pub struct Counter {
     pub value: u64,
     /// What it counts, in a sentence.
     pub help: String,
+}
+
+/// What happened, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// What is kept behind the number asked for.
+    pub events: Vec<Event>,
+    /// Events behind that number that nobody has any more.
+    pub lost: u64,
+    /// The number of the last event; where to go on.
+    pub last: u64,
+}
+
+/// Something that happened in the core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number since the daemon started, from 1.
+    pub number: u64,
+    /// When the daemon learned of it, which takes half a second: milliseconds since 1970.
+    pub unix_millis: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// A frame was dropped: the first of its reason after a second without.
+    Drop {
+        /// Why, as the counter is called.
+        reason: String,
+        /// Why, in a sentence.
+        help: String,
+        /// The port that it came in by.
+        port: String,
+        /// Its length in bytes.
+        length: u16,
+        /// Who sent what to whom.
+        packet: String,
+    },
+    /// Packets to a node must be smaller from now on.
+    PathMtu {
+        /// The node's name.
+        peer: String,
+        /// Its address on the underlay.
+        underlay: Option<IpAddr>,
+        /// Largest tunnel packet in bytes, outer header included.
+        mtu: u16,
+    },
+    /// A neighbor on the link of a raw underlay port has appeared, moved or gone.
+    Neighbor {
+        /// The port.
+        port: String,
+        /// Its address.
+        address: IpAddr,
+        /// Its MAC address; `None` when it is lost.
+        mac: Option<Mac>,
+    },
 }

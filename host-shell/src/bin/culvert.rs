@@ -1,4 +1,5 @@
-//! The command line: shows what the daemon and its core know.
+//! The command line: shows what the daemon and its core know, and has the daemon read
+//! its configuration again.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -9,14 +10,17 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use culvert_host::api::{
-    Client, ClientError, Counter, Endpoint, Peer, Request, Route, Status, socket_path,
+    Client, ClientError, Counter, Endpoint, Event, EventKind, Events, Peer, Request, Route, Status,
+    socket_path,
 };
 use culvert_host::cni::DEFAULT_RUN_DIR;
 use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often `events --follow` asks.
+const FOLLOW: Duration = Duration::from_millis(500);
 
-/// Shows what culvertd on this node knows.
+/// Shows what culvertd on this node knows, and has it read its files again.
 #[derive(Parser)]
 #[command(name = "culvert", version)]
 struct Arguments {
@@ -54,6 +58,14 @@ enum Subject {
         #[arg(long)]
         all: bool,
     },
+    /// What happened lately: drops, path MTUs, neighbors
+    Events {
+        /// Go on showing what happens
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Have the daemon read its configuration again, and work by it
+    Reload,
 }
 
 fn main() -> ExitCode {
@@ -61,20 +73,49 @@ fn main() -> ExitCode {
     let socket = arguments
         .socket
         .unwrap_or_else(|| socket_path(Path::new(DEFAULT_RUN_DIR)));
-    let text = match show(&socket, arguments.output, &arguments.subject) {
-        Ok(text) => text,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "culvert: {error}");
-            return ExitCode::FAILURE;
-        }
+    let subject = &arguments.subject;
+    let done = match subject {
+        Subject::Events { follow: true } => follow(&socket, arguments.output),
+        subject => show(&socket, arguments.output, subject).map(|text| print(&text)),
     };
-    match writeln!(io::stdout(), "{text}") {
+    match done {
         // A reader that has seen enough, as `head`, is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
             let _ = writeln!(io::stderr(), "culvert: writing the answer failed: {error}");
             ExitCode::FAILURE
         }
-        _ => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "culvert: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{text}")
+}
+
+/// Shows events as they come, until nobody reads any more or the daemon is gone.
+fn follow(socket: &Path, output: Output) -> Result<io::Result<()>, ClientError> {
+    let mut after = 0;
+    loop {
+        // A connection of its own each time: the daemon closes those that sleep.
+        let mut client = Client::connect(socket, TIMEOUT)?;
+        let new: Events = client.call(&Request::Events { after })?;
+        after = new.last;
+        let lost = (new.lost > 0).then(|| lost(new.lost));
+        let lines = new.events.iter().map(|event| match output {
+            Output::Json => serde_json::to_string(event).unwrap_or_default(),
+            Output::Table => event_row(event).join("  "),
+        });
+        let lost = lost.filter(|_| output == Output::Table);
+        for line in lost.into_iter().chain(lines) {
+            if let Err(error) = print(&line) {
+                return Ok(Err(error));
+            }
+        }
+        std::thread::sleep(FOLLOW);
     }
 }
 
@@ -91,6 +132,11 @@ fn show(socket: &Path, output: Output, subject: &Subject) -> Result<String, Clie
         Subject::Routes => routes(&client.call::<Vec<Route>>(&request)?),
         Subject::Peers => peers(&client.call::<Vec<Peer>>(&request)?),
         Subject::Counters { all } => counters(&client.call::<Vec<Counter>>(&request)?, *all),
+        Subject::Events { .. } => events(&client.call::<Events>(&request)?),
+        Subject::Reload => match client.call::<Vec<String>>(&request)? {
+            changes if changes.is_empty() => "nothing has changed".to_owned(),
+            changes => changes.join("\n"),
+        },
     })
 }
 
@@ -102,6 +148,8 @@ impl Subject {
             Subject::Routes => Request::Routes,
             Subject::Peers => Request::Peers,
             Subject::Counters { .. } => Request::Counters,
+            Subject::Events { .. } => Request::Events { after: 0 },
+            Subject::Reload => Request::Reload,
         }
     }
 }
@@ -138,7 +186,70 @@ fn status(status: &Status) -> String {
             rows.extend(rest.iter().map(|problem| [String::new(), problem.clone()]));
         }
     }
+    if let Some(reloaded) = &status.reloaded {
+        let ago = format!("{} ago", duration(reloaded.seconds_ago));
+        let changes = match reloaded.changes.is_empty() {
+            true => "nothing has changed".to_owned(),
+            false => reloaded.changes.join("\n"),
+        };
+        rows.push(["reloaded".to_owned(), format!("{ago}: {changes}")]);
+    }
     table(&[], rows)
+}
+
+fn events(events: &Events) -> String {
+    let shown = table(
+        &["TIME (UTC)", "EVENT", "WHERE", "WHAT"],
+        events.events.iter().map(event_row),
+    );
+    match events.lost {
+        0 => shown,
+        number => format!("{}\n{shown}", lost(number)),
+    }
+}
+
+fn lost(number: u64) -> String {
+    format!("({number} earlier events are no longer kept)")
+}
+
+fn event_row(event: &Event) -> [String; 4] {
+    let (what, place, text) = match &event.kind {
+        EventKind::Drop {
+            reason,
+            port,
+            length,
+            packet,
+            ..
+        } => (
+            format!("drop {reason}"),
+            port.clone(),
+            format!("{packet}, {length} bytes"),
+        ),
+        EventKind::PathMtu {
+            peer,
+            underlay,
+            mtu,
+        } => {
+            let at = underlay.map_or_else(String::new, |underlay| format!(" {underlay}"));
+            let text = format!("tunnel packets of at most {mtu} bytes get there");
+            ("path-mtu".to_owned(), format!("peer {peer}{at}"), text)
+        }
+        EventKind::Neighbor { port, address, mac } => {
+            let text = match mac {
+                Some(mac) => format!("{address} is at {mac}"),
+                None => format!("{address} is lost"),
+            };
+            ("neighbor".to_owned(), port.clone(), text)
+        }
+    };
+    [time_of_day(event.unix_millis), what, place, text]
+}
+
+/// In UTC, as the daemon's log.
+fn time_of_day(unix_millis: u64) -> String {
+    let (seconds, millis) = (unix_millis / 1000, unix_millis % 1000);
+    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{millis:03}", seconds % 60)
 }
 
 fn endpoints(endpoints: &[Endpoint]) -> String {
@@ -189,6 +300,7 @@ fn peers(peers: &[Peer]) -> String {
             p.underlay.to_string(),
             p.sent_by.join(","),
             p.mtu.to_string(),
+            p.path_mtu.map_or("-".to_owned(), |mtu| mtu.to_string()),
             p.encapsulations.join(","),
             p.vtep_mac.to_string(),
             p.routes.to_string(),
@@ -201,6 +313,7 @@ fn peers(peers: &[Peer]) -> String {
             "UNDERLAY",
             "SENT BY",
             "MTU",
+            "PATH MTU",
             "ACCEPTED",
             "VTEP MAC",
             "ROUTES",

@@ -53,6 +53,8 @@ pub enum ConfigError {
 /// This node's configuration, together with the cluster's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Where this node's file is.
+    pub path: PathBuf,
     /// Where the cluster file is.
     pub cluster_path: PathBuf,
     /// Directory of the socket.
@@ -143,6 +145,9 @@ impl Config {
                 problems: vec![problem],
             })?;
         Ok(Config {
+            path: path
+                .file_name()
+                .map_or_else(|| path.to_owned(), |name| absolute.join(name)),
             node: node.clone(),
             cluster_path,
             run_dir,

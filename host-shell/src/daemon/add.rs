@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::Daemon;
 use super::pod::{netns_id, open_namespace};
+use super::site::Site;
 use crate::cni::{CniError, CniResult, Environment, Interface, IpConfig, NetConf, Route, code};
 use crate::state::{Attachment, HostFacts, Key, Reservation};
 
@@ -32,6 +33,7 @@ impl Daemon {
             )
         })?;
         let ns = open_namespace(&self.host_ns, path)?;
+        let (site, _) = self.look_at_underlay().await.map_err(no_mtu)?;
 
         let reservation = Reservation {
             netns: path.to_owned(),
@@ -45,12 +47,12 @@ impl Daemon {
             .with_store(move |store| store.reserve(&reserve_key, &reservation))
             .await?;
 
-        let built = self.build(&attachment, &ns).await;
+        let built = self.build(&attachment, (&ns, &site)).await;
         let committed = match built {
             Ok(ifindex) => {
                 let facts = HostFacts {
                     ifindex,
-                    mtu: self.pod_mtu,
+                    mtu: site.pod_mtu,
                 };
                 let key = key.clone();
                 self.with_store(move |store| store.commit(&key, facts))
@@ -66,7 +68,7 @@ impl Daemon {
                     address = ?attachment.addresses,
                     "attached"
                 );
-                Ok(self.result(&attachment))
+                Ok(site.result(&attachment))
             }
             Err(error) => Err(self.undo(&attachment, error).await),
         }
@@ -75,7 +77,8 @@ impl Daemon {
     /// Refuses a configuration with another state directory: the plugin would leave
     /// its deletions where no daemon looks.
     fn check_directory(&self, conf: &NetConf) -> Result<(), CniError> {
-        let (ours, theirs) = (&self.config.state_dir, &conf.state_dir);
+        let site = self.site();
+        let (ours, theirs) = (&site.config.state_dir, &conf.state_dir);
         let real = |path: &Path| fs::canonicalize(path).ok();
         if ours == theirs || real(ours).is_some_and(|ours| real(theirs) == Some(ours)) {
             return Ok(());
@@ -110,16 +113,18 @@ impl Daemon {
             }
         }
     }
+}
 
+impl Site {
     /// The result of an ADD, in the newest form.
-    pub(super) fn result(&self, attachment: &Attachment) -> CniResult {
+    fn result(&self, attachment: &Attachment) -> CniResult {
         let network = &self.config.cluster.network;
         let routes = self.pod_routes(attachment);
         CniResult {
             interfaces: vec![Interface {
                 name: attachment.key.ifname.clone(),
                 mac: attachment.mac.to_string(),
-                mtu: Some(self.pod_mtu),
+                mtu: Some(self.mtu_of(attachment)),
                 sandbox: Some(attachment.netns.clone()),
                 ..Interface::default()
             }],
@@ -147,6 +152,13 @@ impl Daemon {
             ..CniResult::default()
         }
     }
+}
+
+/// The pod's MTU is the underlay's less what tunnels take, and is never guessed.
+fn no_mtu(why: String) -> CniError {
+    let message = format!("the MTU of a new pod cannot be told: {why}");
+    let details = "it follows from the MTU of the underlay; try again when that is back";
+    CniError::new(code::TRY_AGAIN, message).with_details(details)
 }
 
 /// The attachment that a call is about.

@@ -73,6 +73,8 @@ impl Daemon {
         let Some(link) = netlink.find_link(name).await? else {
             return Ok(vec![format!("there is no interface {name}")]);
         };
+        let site = self.site();
+        let mtu = site.mtu_of(attachment);
         let mut wrong = Vec::new();
         if !pod::is_own(&link, &attachment.key) {
             wrong.push(format!("{name} is another interface than ADD made"));
@@ -80,8 +82,8 @@ impl Daemon {
         if link.mac != Some(attachment.mac.0) {
             wrong.push(format!("its MAC address is not {}", attachment.mac));
         }
-        if link.mtu != self.pod_mtu {
-            wrong.push(format!("its MTU is {}, not {}", link.mtu, self.pod_mtu));
+        if link.mtu != mtu {
+            wrong.push(format!("its MTU is {}, not {mtu}", link.mtu));
         }
         if !link.up {
             wrong.push("it is down".to_owned());
@@ -93,7 +95,7 @@ impl Daemon {
             }
         }
         let routes = netlink.routes(name).await?;
-        for route in self.pod_routes(attachment) {
+        for route in site.pod_routes(attachment) {
             let there = routes
                 .iter()
                 .any(|r| r.destination == route.destination && r.gateway == route.gateway);
@@ -117,7 +119,7 @@ impl Daemon {
         let Some((port, _)) = port else {
             return Ok(vec![format!("the packet core has no port {id}")]);
         };
-        let expected = cluster::pod_port(attachment, self.pod_mtu);
+        let expected = cluster::pod_port(attachment, self.site().mtu_of(attachment));
         if expected.is_ok_and(|expected| expected == port.entry) {
             return Ok(Vec::new());
         }
@@ -148,42 +150,22 @@ impl Daemon {
             let message = format!("the underlay's socket has failed: {why}; restart culvertd");
             return Err(unavailable(message));
         }
-        for wrong in [self.underlay_problem().await, self.host_problem().await] {
-            if let Some(wrong) = wrong.map_err(|error| unavailable(error.to_string()))? {
-                return Err(unavailable(wrong));
-            }
+        let (_, underlay) = self.look_at_underlay().await.map_err(unavailable)?;
+        if !underlay.link.up {
+            let message = format!("the underlay device {} is down", underlay.link.name);
+            return Err(unavailable(message));
         }
-        Ok(())
-    }
-
-    /// What keeps tunnel packets from leaving or coming in.
-    async fn underlay_problem(&self) -> Result<Option<String>, NetlinkError> {
-        let (started, address) = (&self.underlay.link, self.config.node.underlay);
-        let device = &started.name;
-        let Some(found) = self.netlink.link_of_address(address).await? else {
-            return Ok(Some(match self.netlink.find_link(device).await? {
-                None => format!("the underlay device {device} is gone, and with it {address}"),
-                Some(_) => format!(
-                    "the underlay device {device} has lost the address {address}: give it back"
-                ),
-            }));
-        };
-        let link = found.link;
-        Ok(if !link.up {
-            Some(format!("the underlay device {} is down", link.name))
-        } else if link.mtu != started.mtu {
-            Some(format!(
-                "the MTU of the underlay device {} is {}, and was {} at the start; restart culvertd",
-                link.name, link.mtu, started.mtu
-            ))
-        } else {
-            None
-        })
+        let wrong = self.host_problem().await;
+        match wrong.map_err(|error| unavailable(error.to_string()))? {
+            Some(wrong) => Err(unavailable(wrong)),
+            None => Ok(()),
+        }
     }
 
     /// What keeps the node and its pods from reaching each other.
     async fn host_problem(&self) -> Result<Option<String>, NetlinkError> {
-        let device = &self.config.device;
+        let site = self.site();
+        let device = &site.config.device;
         let Some(link) = self.netlink.find_link(device).await? else {
             return Ok(Some(format!(
                 "the host device {device} is gone; restart culvertd"
@@ -204,13 +186,13 @@ impl Daemon {
             let there = |route: &Route| present.iter().any(|r| host::is_same(r, route));
             wanted.into_iter().find(|route| !there(route))
         };
-        if let Some(route) = lost(self.host_routes(), &present) {
+        if let Some(route) = lost(site.host_routes(), &present) {
             return Ok(Some(format!(
                 "the host device {device} has lost the route {route}; restart culvertd"
             )));
         }
         let present = self.netlink.routes_of(PROTOCOL_CULVERT).await?;
-        let lost = lost(self.direct_routes(), &present);
+        let lost = lost(site.direct_routes(), &present);
         Ok(lost.map(|route| {
             format!("the node has lost the route {route} to another node's pods; restart culvertd")
         }))

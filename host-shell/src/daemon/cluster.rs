@@ -9,9 +9,10 @@ use culvert_core::channel::{
 use culvert_core::{InvalidVni, IpPrefix, MacAddr, NetworkId, PeerId, PortId, Vni, heapless};
 use ipnet::IpNet;
 
+use super::site::Site;
 use super::underlay;
 use crate::config::{self, Config, Node};
-use crate::netlink::UnderlayLink;
+use crate::mac::Mac;
 use crate::state::Attachment;
 
 /// The underlay's port.
@@ -30,33 +31,20 @@ pub(super) enum ClusterError {
     #[error(transparent)]
     Vni(#[from] InvalidVni),
     /// More nodes than peer ids.
-    #[error("{0} nodes are more than the core can have as peers")]
-    TooManyNodes(usize),
+    #[error("the nodes are more than the core can have as peers")]
+    TooManyNodes,
     /// An MTU beyond 16 bits.
     #[error("an MTU of {0} is more than the core can handle; it takes up to 65535")]
     Mtu(u32),
 }
 
-/// The peer id of a node: its place in the cluster file.
-fn peer_id(index: usize) -> Result<PeerId, ClusterError> {
-    u16::try_from(index)
-        .map(PeerId)
-        .map_err(|_| ClusterError::TooManyNodes(index))
-}
-
-/// The node that a peer id stands for.
-pub(super) fn node_of(config: &Config, peer: PeerId) -> Option<&Node> {
-    config.cluster.nodes.get(usize::from(peer.0))
-}
-
-/// The underlay, the network, the host, the peers and their routes.
+/// All that the cluster owns in the core: the underlay, the network, the host, the
+/// peers and their routes, what others refer to first.
 ///
 /// # Errors
 /// [`ClusterError`].
-pub(super) fn operations(
-    config: &Config,
-    underlay: &UnderlayLink,
-) -> Result<Vec<Operation>, ClusterError> {
+pub(super) fn operations(site: &Site) -> Result<Vec<Operation>, ClusterError> {
+    let (config, underlay) = (&site.config, &site.underlay);
     let own = &config.node;
     let mut operations = vec![
         Operation::UpsertPort(Port {
@@ -67,6 +55,7 @@ pub(super) fn operations(
             kind: PortKind::Underlay,
         }),
         network(config)?,
+        host_port(site)?,
         route(host_net(own.underlay), NextHop::Host),
     ];
     // An address of this node's block that no pod has must not leave by a wider route.
@@ -74,11 +63,8 @@ pub(super) fn operations(
     operations.extend(blocks.map(|block| route(*block, NextHop::Blackhole)));
     let addresses = own.addresses();
     operations.extend(addresses.map(|address| route(host_net(address), NextHop::Host)));
-    for (index, node) in config.cluster.nodes.iter().enumerate() {
-        if node.name == own.name {
-            continue;
-        }
-        let id = peer_id(index)?;
+    for node in config.peers() {
+        let id = site.peers.of(node).ok_or(ClusterError::TooManyNodes)?;
         operations.push(peer(&config.cluster.network, id, node));
         // What pods say to the node itself goes where their other packets go.
         for destination in node.pods.iter().copied().chain([host_net(node.underlay)]) {
@@ -125,21 +111,23 @@ fn peer(network: &config::Network, id: PeerId, node: &Node) -> Operation {
     })
 }
 
-/// The host's port.
-///
-/// # Errors
-/// [`ClusterError::Mtu`].
-pub(super) fn host_port(mac: [u8; 6], pod_mtu: u32) -> Result<Operation, ClusterError> {
+fn host_port(site: &Site) -> Result<Operation, ClusterError> {
     Ok(Operation::UpsertPort(Port {
         id: HOST,
-        mtu: mtu(pod_mtu)?,
-        mac: MacAddr::new(mac),
+        mtu: mtu(site.pod_mtu)?,
+        mac: host_mac(&site.config).into(),
         offloads: Offloads::CHECKSUM,
         kind: PortKind::Host { network: NETWORK },
     }))
 }
 
-/// A pod's port.
+/// The MAC address of the host's device.
+pub(super) fn host_mac(config: &Config) -> Mac {
+    let addresses: Vec<IpAddr> = config.node.addresses().collect();
+    Mac::for_pod(&addresses)
+}
+
+/// A pod's port; `pod_mtu` is its interface's.
 ///
 /// # Errors
 /// [`ClusterError::Mtu`].

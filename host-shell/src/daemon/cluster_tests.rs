@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use culvert_core::channel::{Encap, Proxy};
 
 use super::*;
+use crate::daemon::site::PeerIds;
 use crate::daemon::underlay::{self, pod_mtu};
-use crate::netlink::{Link, OperState};
+use crate::netlink::{Link, OperState, UnderlayLink};
 
 /// n1, this node; n2 in its subnet; n3 in another. All have both IP versions.
 fn config(network: &str, underlay: [&str; 3]) -> Config {
@@ -46,9 +47,13 @@ fn link(prefix_length: u8, mtu: u32) -> UnderlayLink {
     }
 }
 
+fn site(config: &Config, underlay: &UnderlayLink) -> Site {
+    Site::new(config.clone(), underlay.clone(), &PeerIds::default()).unwrap()
+}
+
 /// Prefix → peer and encapsulation, of all routes to other nodes.
 fn ways(config: &Config, underlay: &UnderlayLink) -> BTreeMap<String, (u16, Encap)> {
-    let operations = operations(config, underlay).unwrap();
+    let operations = operations(&site(config, underlay)).unwrap();
     let routes = operations.iter().filter_map(|operation| {
         let Operation::UpsertRoute(route) = operation else {
             return None;
@@ -71,7 +76,7 @@ fn the_network_is_as_the_file_says() {
         "proxy = \"network\"\nflood = true\nudp_checksum = false\naccept = [\"ipip\"]",
         V4,
     );
-    let all = operations(&config, &link(24, 1500)).unwrap();
+    let all = operations(&site(&config, &link(24, 1500))).unwrap();
     let network = all.iter().find_map(|operation| match operation {
         Operation::UpsertNetwork(network) => Some(network.clone()),
         _ => None,
@@ -104,13 +109,13 @@ fn a_tunnel_is_for_other_subnets_and_where_no_route_can_be() {
     let mode = "encap = \"cross-subnet\"";
     let v4 = ways(&config(mode, V4), &link(24, 1500));
     for (prefix, way) in [
-        ("10.244.2.0/24", (1, Direct)),
-        ("192.168.77.2/32", (1, Direct)),
+        ("10.244.2.0/24", (0, Direct)),
+        ("192.168.77.2/32", (0, Direct)),
         // There is no IPv6 route over an IPv4 address.
-        ("fd00:244:0:2::/64", (1, Vxlan)),
-        ("10.244.3.0/24", (2, Vxlan)),
-        ("192.168.78.3/32", (2, Vxlan)),
-        ("fd00:244:0:3::/64", (2, Vxlan)),
+        ("fd00:244:0:2::/64", (0, Vxlan)),
+        ("10.244.3.0/24", (1, Vxlan)),
+        ("192.168.78.3/32", (1, Vxlan)),
+        ("fd00:244:0:3::/64", (1, Vxlan)),
     ] {
         assert_eq!(v4[prefix], way, "{prefix}");
     }
@@ -120,10 +125,10 @@ fn a_tunnel_is_for_other_subnets_and_where_no_route_can_be() {
         &link(64, 1500),
     );
     for (prefix, way) in [
-        ("10.244.2.0/24", (1, Direct)),
-        ("fd00:244:0:2::/64", (1, Direct)),
-        ("fd77::2/128", (1, Direct)),
-        ("fd00:244:0:3::/64", (2, Ipip)),
+        ("10.244.2.0/24", (0, Direct)),
+        ("fd00:244:0:2::/64", (0, Direct)),
+        ("fd77::2/128", (0, Direct)),
+        ("fd00:244:0:3::/64", (1, Ipip)),
     ] {
         assert_eq!(v6[prefix], way, "{prefix}");
     }

@@ -4,11 +4,12 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
 use culvert_core::channel::{
-    Apply, Error, FrameDecoder, FrameEvent, Hello, MAX_FRAME, MAX_MESSAGE, MAX_OPERATIONS,
-    Operation, Owned, Owner, PROTOCOL, Page, Peer, Port, PortStats, Read, Refusal, Request,
-    Response, Route, SCHEMA, Welcome, decode_response, encode_frame, encode_request,
+    Apply, Error, Event, FrameDecoder, FrameEvent, Hello, MAX_FRAME, MAX_MESSAGE, MAX_OPERATIONS,
+    Operation, Owned, Owner, PROTOCOL, Page, Peer, Port, PortKind, PortStats, Read, Refusal,
+    Request, Response, Route, SCHEMA, Sync, Synced, Welcome, decode_response, encode_frame,
+    encode_request,
 };
-use culvert_core::{Counter, TableError, heapless};
+use culvert_core::{Capacities, Counter, TableError, heapless};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -45,6 +46,8 @@ pub(super) enum CoreError {
 /// The core, reached through its channel. Requests are answered one at a time.
 pub(super) struct Core {
     link: Mutex<Link>,
+    /// Held by a sync, and by whoever says Hello, which would break it.
+    conversation: Mutex<()>,
 }
 
 struct Link {
@@ -67,6 +70,7 @@ impl Core {
                 last_id: 0,
                 last_transaction: 0,
             }),
+            conversation: Mutex::default(),
         };
         let hello = Request::Hello(Hello {
             version: PROTOCOL,
@@ -108,19 +112,64 @@ impl Core {
         }
     }
 
-    /// Carries out any number of operations, in transactions as large as possible.
+    /// Replaces all entries of an owner by these, what others refer to first, without
+    /// a gap and without touching another owner's. Returns how many entries went.
     ///
     /// # Errors
-    /// As [`Core::apply`]; the transactions before the refused one stay.
-    pub(super) async fn apply_all(
+    /// [`CoreError`]; what was applied before a refused operation stays then, and
+    /// nothing was removed.
+    pub(super) async fn replace(
         &self,
-        owner: Owner,
+        (owner, epoch): (Owner, u64),
         operations: &[Operation],
-    ) -> Result<(), CoreError> {
-        for transaction in operations.chunks(MAX_OPERATIONS) {
-            self.apply(owner, transaction).await?;
+    ) -> Result<u32, CoreError> {
+        let _alone = self.conversation.lock().await;
+        let welcome = self.hello_again(epoch).await?;
+        let transaction = self.next_transaction().await;
+        let begin = Sync::Begin {
+            transaction,
+            owner,
+            additions: additions(&welcome, operations),
+        };
+        self.sync(begin).await?;
+        for part in operations.chunks(MAX_OPERATIONS) {
+            if let Err(error) = self.apply(owner, part).await {
+                // Without an answer to that the core is gone.
+                let _ = self.sync(Sync::Abort { transaction }).await;
+                return Err(error);
+            }
         }
-        Ok(())
+        let synced = self.sync(Sync::End { transaction }).await?;
+        Ok(synced.swept)
+    }
+
+    /// Repeats a part of a sync until it is done.
+    async fn sync(&self, sync: Sync) -> Result<Synced, CoreError> {
+        loop {
+            match self.ask(Request::Sync(sync)).await? {
+                Response::Synced(synced) if synced.done => return Ok(synced),
+                Response::Synced(_) => {}
+                Response::Refused(refusal) => return Err(refused(refusal, &[])),
+                _ => return Err(CoreError::Confused),
+            }
+        }
+    }
+
+    async fn next_transaction(&self) -> u64 {
+        let mut link = self.link.lock().await;
+        link.last_transaction += 1;
+        link.last_transaction
+    }
+
+    /// What happened behind an event's number, and how many events are lost.
+    ///
+    /// # Errors
+    /// [`CoreError`].
+    pub(super) async fn events(&self, after: u64) -> Result<(Vec<Event>, u64), CoreError> {
+        match self.ask(Request::Events { after }).await? {
+            Response::Events { events, lost } => Ok((events.into_iter().collect(), lost)),
+            _ => Err(CoreError::Confused),
+        }
     }
 
     /// The channel's state of things: epoch, capacities, use of the tables.
@@ -128,6 +177,11 @@ impl Core {
     /// # Errors
     /// [`CoreError`].
     pub(super) async fn welcome(&self, epoch: u64) -> Result<Welcome, CoreError> {
+        let _alone = self.conversation.lock().await;
+        self.hello_again(epoch).await
+    }
+
+    async fn hello_again(&self, epoch: u64) -> Result<Welcome, CoreError> {
         let hello = Request::Hello(Hello {
             version: PROTOCOL,
             epoch,
@@ -288,10 +342,37 @@ impl Link {
     }
 }
 
+/// Room for all of these, as far as there is any: some may be there already.
+fn additions(welcome: &Welcome, operations: &[Operation]) -> Capacities {
+    let (capacities, used) = (&welcome.capacities, &welcome.used);
+    let mut wanted = Capacities::default();
+    for operation in operations {
+        match operation {
+            Operation::UpsertNetwork(_) => wanted.networks += 1,
+            Operation::UpsertPort(port) => {
+                wanted.ports += 1;
+                if let PortKind::Endpoint(endpoint) = &port.kind {
+                    wanted.routes += u32::try_from(endpoint.addresses.len()).unwrap_or(u32::MAX);
+                }
+            }
+            Operation::UpsertPeer(_) => wanted.peers += 1,
+            Operation::UpsertRoute(_) => wanted.routes += 1,
+            _ => {}
+        }
+    }
+    let room = |wanted: u32, capacity: u32, used| wanted.min(capacity.saturating_sub(used));
+    Capacities {
+        networks: room(wanted.networks, capacities.networks, used.networks),
+        ports: room(wanted.ports, capacities.ports, used.ports),
+        peers: room(wanted.peers, capacities.peers, used.peers),
+        routes: room(wanted.routes, capacities.routes, used.routes),
+    }
+}
+
 fn refused(refusal: Refusal, operations: &[Operation]) -> CoreError {
     let operation = operations.get(usize::from(refusal.operation));
     CoreError::Table {
-        operation: operation.map_or_else(|| "an operation".to_owned(), describe),
+        operation: operation.map_or_else(|| "the sync".to_owned(), describe),
         error: refusal.error,
     }
 }

@@ -24,7 +24,7 @@ impl Daemon {
     /// carried out at the next start, and take down what came after it. The caller
     /// holds the attachment's lock.
     pub(super) async fn carry_out_spooled(&self, key: &Key) -> Result<(), CniError> {
-        let dir = spool::spool_dir(&self.config.state_dir);
+        let dir = spool::spool_dir(&self.site().config.state_dir);
         let entries = tokio::task::spawn_blocking(move || spool::read(&dir)).await;
         for entry in entries.map_err(io_error)?.map_err(io_error)? {
             let request = entry.request.as_ref();

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use culvert_core::channel::Encap;
 use ipnet::IpNet;
 
+use super::site::Site;
 use super::{Daemon, StartError, start_error, underlay};
 use crate::config::Mode;
 use crate::netlink::{NetlinkError, PROTOCOL_CULVERT, Route};
@@ -26,16 +27,35 @@ const ON: &str = "1";
 
 impl Daemon {
     /// Brings routes and forwarding to what the configuration needs, whatever an earlier
-    /// daemon left.
-    pub(super) async fn build_direct(&self) -> Result<(), StartError> {
-        let wanted = self.direct_routes();
-        let needed = self.forwarded(&wanted);
+    /// daemon or configuration left.
+    pub(super) async fn build_direct(&self, site: &Site) -> Result<(), StartError> {
+        let wanted = site.direct_routes();
+        let needed = site.forwarded(&wanted);
         match needed.is_empty() {
             true => self.restore_forwarding(),
-            false => self.allow_forwarding(&needed)?,
+            false => self.allow_forwarding(site, &needed)?,
         }
         let present = self.present_direct_routes().await.map_err(start_error)?;
         self.bring_routes(&present, &wanted).await
+    }
+
+    /// Adds what [`Daemon::build_direct`] will want, and leaves what is there: packets
+    /// may need both while the core changes from one to the other. A node that is
+    /// reached over another address has its route changed later.
+    pub(super) async fn prepare_direct(&self, site: &Site) -> Result<(), StartError> {
+        let wanted = site.direct_routes();
+        let needed = site.forwarded(&wanted);
+        if !needed.is_empty() {
+            self.allow_forwarding(site, &needed)?;
+        }
+        let present = self.present_direct_routes().await.map_err(start_error)?;
+        for route in &wanted {
+            let mut present = present.iter();
+            if !present.any(|present| present.destination == route.destination) {
+                self.bring_route(route).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes away what [`Daemon::build_direct`] made.
@@ -49,55 +69,18 @@ impl Daemon {
         self.restore_forwarding();
     }
 
-    /// To the pods of each node that is reached without a tunnel.
-    pub(super) fn direct_routes(&self) -> Vec<Route> {
-        let mut routes = Vec::new();
-        for node in self.config.peers() {
-            let direct = |pods: &&IpNet| {
-                let to = (node, pods.addr());
-                underlay::encap_to(&self.config, &self.underlay, to) == Encap::Direct
-            };
-            // The node speaks to pods from its own address in their network, as through a
-            // tunnel: they answer that, whatever IP version the underlay has.
-            let own = |pods: &IpNet| {
-                let mut own = self.config.node.addresses();
-                own.find(|own| own.is_ipv4() == pods.addr().is_ipv4())
-            };
-            routes.extend(node.pods.iter().filter(direct).map(|pods| Route {
-                protocol: PROTOCOL_CULVERT,
-                source: own(pods),
-                ..Route::via(*pods, node.underlay, &self.underlay.link.name)
-            }));
-        }
-        routes
-    }
-
     /// The routes that culvert has made by other interfaces than the host's device.
     async fn present_direct_routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = self.netlink.routes_of(PROTOCOL_CULVERT).await?;
-        routes.retain(|route| route.link != self.config.device);
+        routes.retain(|route| route.link != self.site().config.device);
         Ok(routes)
-    }
-
-    /// This node's blocks whose packets come or go without a tunnel. They may come so
-    /// where none go: from a node that does not use the new encapsulation yet.
-    fn forwarded(&self, routes: &[Route]) -> Vec<IpNet> {
-        let network = &self.config.cluster.network;
-        let any = match network.mode {
-            Mode::CrossSubnet(_) => !routes.is_empty(),
-            Mode::One(_) => network.uses(Encap::Direct),
-        };
-        let over_v6 = self.config.node.underlay.is_ipv6();
-        let own = self.config.node.pods.iter().copied();
-        own.filter(|pods| any && (pods.addr().is_ipv4() || over_v6))
-            .collect()
     }
 
     /// Lets the kernel forward between the host's device and the underlay's, and keeps
     /// what their settings were.
-    fn allow_forwarding(&self, blocks: &[IpNet]) -> Result<(), StartError> {
+    fn allow_forwarding(&self, site: &Site, blocks: &[IpNet]) -> Result<(), StartError> {
         let mut needed = Vec::new();
-        let links = [&self.config.device, &self.underlay.link.name];
+        let links = [&site.config.device, &site.underlay.link.name];
         for block in blocks {
             if block.addr().is_ipv4() {
                 needed.extend(links.map(|link| Setting::ipv4(link, "forwarding")));
@@ -144,7 +127,7 @@ impl Daemon {
     }
 
     fn record_path(&self) -> PathBuf {
-        self.config.run_dir.join(RECORD)
+        self.site().config.run_dir.join(RECORD)
     }
 
     fn read_record(&self) -> Record {
@@ -157,6 +140,45 @@ impl Daemon {
         let text = serde_json::to_vec(record).map_err(start_error)?;
         fs::write(&path, text)
             .map_err(|error| StartError(format!("{} cannot be written: {error}", path.display())))
+    }
+}
+
+impl Site {
+    /// To the pods of each node that is reached without a tunnel.
+    pub(super) fn direct_routes(&self) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for node in self.config.peers() {
+            let direct = |pods: &&IpNet| {
+                let to = (node, pods.addr());
+                underlay::encap_to(&self.config, &self.underlay, to) == Encap::Direct
+            };
+            // The node speaks to pods from its own address in their network, as through a
+            // tunnel: they answer that, whatever IP version the underlay has.
+            let own = |pods: &IpNet| {
+                let mut own = self.config.node.addresses();
+                own.find(|own| own.is_ipv4() == pods.addr().is_ipv4())
+            };
+            routes.extend(node.pods.iter().filter(direct).map(|pods| Route {
+                protocol: PROTOCOL_CULVERT,
+                source: own(pods),
+                ..Route::via(*pods, node.underlay, &self.underlay.link.name)
+            }));
+        }
+        routes
+    }
+
+    /// This node's blocks whose packets come or go without a tunnel. They may come so
+    /// where none go: from a node that does not use the new encapsulation yet.
+    fn forwarded(&self, routes: &[Route]) -> Vec<IpNet> {
+        let network = &self.config.cluster.network;
+        let any = match network.mode {
+            Mode::CrossSubnet(_) => !routes.is_empty(),
+            Mode::One(_) => network.uses(Encap::Direct),
+        };
+        let over_v6 = self.config.node.underlay.is_ipv6();
+        let own = self.config.node.pods.iter().copied();
+        own.filter(|pods| any && (pods.addr().is_ipv4() || over_v6))
+            .collect()
     }
 }
 

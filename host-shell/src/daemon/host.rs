@@ -3,12 +3,11 @@
 
 use std::net::IpAddr;
 
-use culvert_core::channel::Owner;
 use ipnet::IpNet;
 
+use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error};
 use crate::dataplane::{Driver, TapPort};
-use crate::mac::Mac;
 use crate::netlink::{NetlinkError, PROTOCOL_CULVERT, PROTOCOL_STATIC, Route};
 use crate::sys::tap::{Tap, TapError, TapOptions};
 use crate::sysctl;
@@ -20,7 +19,8 @@ impl Daemon {
     /// Makes the host's device, or takes over the one that an earlier daemon left,
     /// with address and routes, and hands it to the worker.
     pub(super) async fn build_host_device(&self) -> Result<(), StartError> {
-        let name = &self.config.device;
+        let site = self.site();
+        let name = &site.config.device;
         let existing = self.netlink.find_link(name).await.map_err(start_error)?;
         let ours = existing.is_some_and(|link| link.alias.as_deref() == Some(ALIAS));
         let tap = match ours {
@@ -33,13 +33,8 @@ impl Daemon {
             )),
             other => start_error(other),
         })?;
-        let mac = self.configure_host_device().await?;
-        self.add_host_routes().await?;
-        let port = cluster::host_port(mac, self.pod_mtu).map_err(start_error)?;
-        self.core
-            .apply(Owner::Cluster, &[port])
-            .await
-            .map_err(start_error)?;
+        self.configure_host_device(&site).await?;
+        self.add_host_routes(&site).await?;
         // Only now: a start that fails before leaves no device behind.
         tap.set_persist(true).map_err(start_error)?;
         self.worker
@@ -49,30 +44,28 @@ impl Daemon {
         Ok(())
     }
 
-    async fn configure_host_device(&self) -> Result<[u8; 6], StartError> {
-        let name = &self.config.device;
-        let addresses: Vec<IpAddr> = self.config.node.addresses().collect();
+    async fn configure_host_device(&self, site: &Site) -> Result<(), StartError> {
+        let name = &site.config.device;
+        let addresses: Vec<IpAddr> = site.config.node.addresses().collect();
         let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
         if has_v6 {
             sysctl::prepare_ipv6(name).map_err(|error| {
                 StartError(format!(
                     "{name} cannot have the node's IPv6 address: {error}; let the kernel have IPv6, or give node {} IPv4 pods only",
-                    self.config.node.name
+                    site.config.node.name
                 ))
             })?;
         }
-        let mac = Mac::for_pod(&addresses);
-        let configured = self.give_host_addresses(mac, &addresses).await;
-        configured.map_err(start_error)?;
-        Ok(mac.0)
+        let configured = self.give_host_addresses(site, &addresses).await;
+        configured.map_err(start_error)
     }
 
-    async fn give_host_addresses(&self, mac: Mac, all: &[IpAddr]) -> Result<(), NetlinkError> {
-        let name = &self.config.device;
+    async fn give_host_addresses(&self, site: &Site, all: &[IpAddr]) -> Result<(), NetlinkError> {
+        let (name, mac) = (&site.config.device, cluster::host_mac(&site.config));
         self.netlink.set_alias(name, ALIAS).await?;
         self.netlink.set_mac(name, mac.0).await?;
-        self.netlink.set_mtu(name, self.pod_mtu).await?;
-        self.delete_former_addresses(all).await?;
+        self.netlink.set_mtu(name, site.pod_mtu).await?;
+        self.delete_former_addresses(name, all).await?;
         self.netlink.set_up(name).await?;
         if all.iter().any(IpAddr::is_ipv6) {
             self.netlink.add_link_local(name, mac).await?;
@@ -88,8 +81,11 @@ impl Daemon {
 
     /// Deletes the node addresses that the device had by an earlier configuration: the
     /// node would take for its own what is another's now, and send from it.
-    async fn delete_former_addresses(&self, now: &[IpAddr]) -> Result<(), NetlinkError> {
-        let name = &self.config.device;
+    async fn delete_former_addresses(
+        &self,
+        name: &str,
+        now: &[IpAddr],
+    ) -> Result<(), NetlinkError> {
         for entry in self.netlink.addresses(Some(name)).await? {
             let prefix = IpNet::from(entry.address);
             let by_culvert = entry.prefix_length == prefix.prefix_len();
@@ -100,8 +96,8 @@ impl Daemon {
         Ok(())
     }
 
-    async fn add_host_routes(&self) -> Result<(), StartError> {
-        let present = self.netlink.routes(&self.config.device).await;
+    async fn add_host_routes(&self, site: &Site) -> Result<(), StartError> {
+        let present = self.netlink.routes(&site.config.device).await;
         let mut present = present.map_err(start_error)?;
         // What others made has no mark of ours. Before there was a number of its own,
         // culvert's routes were static ones with a source.
@@ -109,7 +105,7 @@ impl Daemon {
             let formerly = route.protocol == PROTOCOL_STATIC && route.source.is_some();
             route.protocol == PROTOCOL_CULVERT || formerly
         });
-        self.bring_routes(&present, &self.host_routes()).await
+        self.bring_routes(&present, &site.host_routes()).await
     }
 
     /// Makes the wanted routes of those that culvert made before: deletes what is no
@@ -128,22 +124,24 @@ impl Daemon {
             }
         }
         for route in wanted {
-            if present.iter().any(|present| is_same(present, route)) {
-                continue;
-            }
-            match self.netlink.add_route(route).await {
-                Err(error) if error.is_exists() => return Err(self.route_taken(route).await),
-                Err(error) if error.is_unreachable() => {
-                    return Err(StartError(format!(
-                        "{error}: the next hop is not on the link of {}; set encap = \"cross-subnet\" in {}, so that nodes behind a router are reached through a tunnel",
-                        route.link,
-                        self.config.cluster_path.display()
-                    )));
-                }
-                added => added.map_err(start_error)?,
+            if !present.iter().any(|present| is_same(present, route)) {
+                self.bring_route(route).await?;
             }
         }
         Ok(())
+    }
+
+    /// Adds a route that is needed and not there.
+    pub(super) async fn bring_route(&self, route: &Route) -> Result<(), StartError> {
+        match self.netlink.add_route(route).await {
+            Err(error) if error.is_exists() => Err(self.route_taken(route).await),
+            Err(error) if error.is_unreachable() => Err(StartError(format!(
+                "{error}: the next hop is not on the link of {}; set encap = \"cross-subnet\" in {}, so that nodes behind a router are reached through a tunnel",
+                route.link,
+                self.site().config.cluster_path.display()
+            ))),
+            added => added.map_err(start_error),
+        }
     }
 
     /// Says who has the route that this node needs.
@@ -159,10 +157,12 @@ impl Daemon {
         StartError(format!(
             "{} cannot have the route {wanted}: {holder} is in the way; remove it, or change the network in {}",
             wanted.link,
-            self.config.cluster_path.display()
+            self.site().config.cluster_path.display()
         ))
     }
+}
 
+impl Site {
     /// To the gateway, and by it to all pods: one neighbor entry, however many pods. Of
     /// an IP version that this node has no block of there are no routes.
     pub(super) fn host_routes(&self) -> Vec<Route> {
@@ -187,7 +187,9 @@ impl Daemon {
         }
         routes
     }
+}
 
+impl Daemon {
     /// Ends the daemon's work. While there are pods their devices and the host's
     /// stay, so that a new daemon finds them; without pods nothing stays.
     pub(super) async fn stop(&self) {

@@ -7,22 +7,28 @@ mod add;
 mod check;
 mod cluster;
 mod core;
+mod decode;
 mod del;
 mod direct;
+mod events;
 mod host;
 mod locks;
 mod pod;
+mod reload;
 mod restore;
+mod site;
 mod underlay;
 mod view;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use culvert_core::channel::Owner;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::api::{self, CniRequest, Handler, Reply, Request};
@@ -30,18 +36,21 @@ use crate::cni::{CniError, Command, NetConf, code};
 use crate::config::Config;
 use crate::dataplane::{Driver, Worker, WorkerEnded};
 use crate::ipam::Pools;
-use crate::netlink::{Netlink, UnderlayLink};
+use crate::netlink::Netlink;
 use crate::spool;
 use crate::state::{StateError, Store};
 use crate::sys::netns::NetNs;
 
 use self::core::{Core, CoreError};
+use events::EventLog;
 use locks::Locks;
+use reload::Reloaded;
+use site::{PeerIds, Site};
 
 /// How long the calls at work may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// An error in words, for the person who started the daemon.
+/// An error in words, for the person who started the daemon or changed its configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(String);
@@ -52,16 +61,17 @@ fn start_error(error: impl std::fmt::Display) -> StartError {
 
 /// The daemon, running.
 pub struct Daemon {
-    config: Config,
+    site: RwLock<Arc<Site>>,
+    /// Held by whoever changes the site.
+    changing: tokio::sync::Mutex<()>,
+    reloaded: Mutex<Option<Reloaded>>,
+    events: EventLog,
     core: Core,
     epoch: u64,
     worker: Worker,
     store: Arc<Store>,
     host_ns: NetNs,
     netlink: Netlink,
-    underlay: UnderlayLink,
-    /// Largest IP packet of a pod, in bytes.
-    pod_mtu: u32,
     locks: Locks,
     /// What is wrong, by the thing that it is wrong with; shown by `culvert status`.
     problems: Mutex<BTreeMap<String, String>>,
@@ -69,29 +79,34 @@ pub struct Daemon {
 }
 
 /// Runs the daemon with this configuration until SIGTERM or SIGINT; ADDs and DELs
-/// that are at work then are finished and answered.
+/// that are at work then are finished and answered. SIGHUP makes it read the
+/// configuration again.
 ///
 /// # Errors
 /// [`StartError`] in words; nothing that was made on the way stays.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(start_error)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(start_error)?;
+    let hangup = signal(SignalKind::hangup()).map_err(start_error)?;
     let listener = api::bind(&config.run_dir).map_err(start_error)?;
     let (daemon, ended) = Daemon::start(config).await?;
     let daemon = Arc::new(daemon);
     daemon.restore().await?;
     daemon.carry_out_spool().await;
+    let site = daemon.site();
     tracing::info!(
-        node = daemon.config.node.name,
-        underlay = %daemon.config.node.underlay,
-        device = daemon.underlay.link.name,
-        pod_mtu = daemon.pod_mtu,
+        node = site.config.node.name,
+        underlay = %site.config.node.underlay,
+        device = site.underlay.link.name,
+        pod_mtu = site.pod_mtu,
         "ready"
     );
     tokio::select! {
         served = api::serve(listener, Arc::clone(&daemon)) => served.map_err(start_error)?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        never = daemon.watch_events() => match never {},
+        never = daemon.reload_on(hangup) => match never {},
         _ = ended => {
             let why = "the data-plane worker has ended and nothing is forwarded; see the log above";
             return Err(StartError(why.to_owned()));
@@ -113,29 +128,32 @@ impl Daemon {
         let host_ns = NetNs::current().map_err(start_error)?;
         let netlink = Netlink::connect(None).map_err(start_error)?;
         let underlay = underlay::find_link(&config, &netlink).await?;
-        let pod_mtu = underlay::pod_mtu(&config, &underlay)?;
+        // Before anything is made: there must be room for the tunnel.
+        underlay::pod_mtu(&config, &underlay)?;
         let sockets = underlay::bind(underlay::options(&config)).await?;
         let (worker, channel, ended) = Worker::start().map_err(start_error)?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);
         let (core, _) = Core::hello(channel, epoch).await.map_err(start_error)?;
+        let site = Arc::new(Site::new(config, underlay, &PeerIds::default())?);
         let daemon = Daemon {
-            config,
+            site: RwLock::new(Arc::clone(&site)),
+            changing: tokio::sync::Mutex::default(),
+            reloaded: Mutex::default(),
+            events: EventLog::default(),
             core,
             epoch,
             worker,
             store: Arc::new(store),
             host_ns,
             netlink,
-            underlay,
-            pod_mtu,
             locks: Locks::default(),
             problems: Mutex::default(),
             started: Instant::now(),
         };
-        daemon.program_cluster().await?;
+        daemon.program_cluster(&site).await?;
         daemon.build_host_device().await?;
-        if let Err(error) = daemon.build_direct().await {
+        if let Err(error) = daemon.build_direct(&site).await {
             daemon.stop().await;
             return Err(error);
         }
@@ -147,13 +165,25 @@ impl Daemon {
         Ok((daemon, ended))
     }
 
-    async fn program_cluster(&self) -> Result<(), StartError> {
-        let operations = cluster::operations(&self.config, &self.underlay);
-        let operations = operations.map_err(start_error)?;
-        self.core
-            .apply_all(culvert_core::channel::Owner::Cluster, &operations)
-            .await
-            .map_err(start_error)
+    /// Makes the cluster's entries in the core these, whatever they were.
+    async fn program_cluster(&self, site: &Site) -> Result<(), StartError> {
+        let operations = cluster::operations(site).map_err(start_error)?;
+        let owner = (Owner::Cluster, self.epoch);
+        let replaced = self.core.replace(owner, &operations).await;
+        replaced.map(drop).map_err(start_error)
+    }
+
+    /// What the daemon works by at the moment.
+    fn site(&self) -> Arc<Site> {
+        Arc::clone(&self.site.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    async fn reload_on(&self, mut hangup: Signal) -> Infallible {
+        loop {
+            hangup.recv().await;
+            // It is in the log and in the status.
+            let _ = self.reload().await;
+        }
     }
 
     /// Runs a database operation where it may block.
@@ -172,7 +202,9 @@ impl Daemon {
         let mut problems = self.problems.lock().unwrap_or_else(|e| e.into_inner());
         match problem {
             Some(problem) => {
-                tracing::warn!("{problem}");
+                if problems.get(thing) != Some(&problem) {
+                    tracing::warn!("{problem}");
+                }
                 problems.insert(thing.to_owned(), problem);
             }
             None => drop(problems.remove(thing)),
@@ -181,7 +213,7 @@ impl Daemon {
 
     /// Carries out the deletions that came while no daemon ran.
     async fn carry_out_spool(&self) {
-        let dir = spool::spool_dir(&self.config.state_dir);
+        let dir = spool::spool_dir(&self.site().config.state_dir);
         let entries = match spool::read(&dir) {
             Ok(entries) => entries,
             Err(error) => return self.set_problem("spool", Some(error.to_string())),
@@ -246,6 +278,11 @@ impl Handler for Daemon {
             Request::Routes => self.routes().await.map(Reply::Routes),
             Request::Peers => self.peers().await.map(Reply::Peers),
             Request::Counters => self.counters().await.map(Reply::Counters),
+            Request::Events { after } => Ok(Reply::Events(self.events.after(after))),
+            Request::Reload => {
+                let changes = self.reload().await.map(Reply::Reload);
+                changes.map_err(|error| CniError::new(code::INVALID_CONFIG, error.0))
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use culvert_core::PortId;
 use culvert_core::channel::{Operation, Owner, Proxy};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::site::Site;
 use super::{CoreError, Daemon, cluster};
 use crate::cni::{CniError, code};
 use crate::dataplane::{Driver, TapPort};
@@ -32,7 +33,7 @@ impl Daemon {
     pub(super) async fn build(
         &self,
         attachment: &Attachment,
-        ns: &Arc<NetNs>,
+        (ns, site): (&Arc<NetNs>, &Site),
     ) -> Result<u32, CniError> {
         let name = &attachment.key.ifname;
         let tap = create_tap(ns, name).await?;
@@ -41,23 +42,28 @@ impl Daemon {
         }
         let netlink = Netlink::connect(Some(ns)).map_err(io_error)?;
         let index = self
-            .configure(&netlink, attachment)
+            .configure(&netlink, attachment, site)
             .await
             .map_err(|error| configure_error(&error))?;
         tap.set_persist(true).map_err(|e| tap_error(&e, name, ns))?;
-        self.serve(attachment, tap).await?;
+        self.serve(attachment, tap, site).await?;
         Ok(index)
     }
 
     /// Hands a pod's TAP to the worker and programs the core.
-    pub(super) async fn serve(&self, attachment: &Attachment, tap: Tap) -> Result<(), CniError> {
+    pub(super) async fn serve(
+        &self,
+        attachment: &Attachment,
+        tap: Tap,
+        site: &Site,
+    ) -> Result<(), CniError> {
         let id = PortId(attachment.port);
         let driver = Driver::Tap(TapPort::new(tap));
         let before = self.worker.attach(id, driver).await.map_err(io_error)?;
         if let Some(before) = before {
             close(before).await;
         }
-        let port = cluster::pod_port(attachment, self.pod_mtu)
+        let port = cluster::pod_port(attachment, site.mtu_of(attachment))
             .map_err(|error| CniError::new(code::INVALID_CONFIG, error.to_string()))?;
         self.core
             .apply(Owner::Attachment, &[Operation::UpsertPort(port)])
@@ -69,24 +75,27 @@ impl Daemon {
         &self,
         netlink: &Netlink,
         attachment: &Attachment,
+        site: &Site,
     ) -> Result<u32, NetlinkError> {
         let name = attachment.key.ifname.as_str();
         netlink.set_alias(name, &alias(&attachment.key)).await?;
         netlink.set_mac(name, attachment.mac.0).await?;
-        netlink.set_mtu(name, self.pod_mtu).await?;
+        netlink.set_mtu(name, site.mtu_of(attachment)).await?;
         netlink.set_up(name).await?;
         if attachment.addresses.iter().any(IpAddr::is_ipv6) {
             netlink.add_link_local(name, attachment.mac).await?;
         }
-        for address in self.pod_addresses(attachment) {
+        for address in site.pod_addresses(attachment) {
             netlink.add_address(name, address).await?;
         }
-        for route in self.pod_routes(attachment) {
+        for route in site.pod_routes(attachment) {
             netlink.add_route(&route).await?;
         }
         Ok(netlink.link(name).await?.index)
     }
+}
 
+impl Site {
     /// A pod's addresses as its interface has them: alone on their link, or with the
     /// whole network on it.
     pub(super) fn pod_addresses(&self, attachment: &Attachment) -> impl Iterator<Item = IpNet> {
@@ -117,7 +126,9 @@ impl Daemon {
         }
         routes
     }
+}
 
+impl Daemon {
     /// Takes down whatever there is of an attachment: table entries, worker port,
     /// device. Nothing being there is fine.
     ///

@@ -48,7 +48,8 @@ impl Daemon {
             return Err(format!("its interface {name} is not the one that ADD made"));
         }
         let tap = pod::attach_tap(ns, name.clone()).await?;
-        self.serve(attachment, tap).await.map_err(|error| error.msg)
+        let served = self.serve(attachment, tap, &self.site()).await;
+        served.map_err(|error| error.msg)
     }
 
     async fn forget(&self, attachment: &Attachment) -> Result<(), StartError> {

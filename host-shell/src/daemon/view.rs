@@ -1,7 +1,7 @@
 //! What `culvert` shows: the core's tables as they are, with the names that only
 //! the control plane knows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use culvert_core::channel::{Encap, NextHop, PortKind};
 use culvert_core::{Capacities, Counter, PortId};
@@ -11,6 +11,7 @@ use super::pod::core_error;
 use super::{Daemon, cluster, underlay};
 use crate::api;
 use crate::cni::CniError;
+use crate::config::Node;
 use crate::dataplane::ShellCounter;
 use crate::state::{Attachment, Phase};
 
@@ -29,22 +30,29 @@ impl Daemon {
         if let Err(error) = self.cni_status().await {
             problems.push(error.msg);
         }
+        let site = self.site();
+        let reloaded = self.reloaded.lock().unwrap_or_else(|e| e.into_inner());
+        let reloaded = reloaded.as_ref().map(|reloaded| api::Reloaded {
+            seconds_ago: reloaded.at.elapsed().as_secs(),
+            changes: reloaded.changes.clone(),
+        });
         Ok(api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: self.config.node.name.clone(),
+            node: site.config.node.name.clone(),
             epoch: format!("{:016x}", welcome.epoch),
             core_protocol: welcome.version.to_string(),
             tables: table_use(&welcome.capacities, &welcome.used),
             underlay: api::Underlay {
-                device: self.underlay.link.name.clone(),
-                address: self.config.node.underlay,
-                mtu: self.underlay.link.mtu,
+                device: site.underlay.link.name.clone(),
+                address: site.config.node.underlay,
+                mtu: site.underlay.link.mtu,
             },
-            encapsulation: self.config.cluster.network.mode.to_string(),
-            pod_mtu: self.pod_mtu,
+            encapsulation: site.config.cluster.network.mode.to_string(),
+            pod_mtu: site.pod_mtu,
             uptime_seconds: self.started.elapsed().as_secs(),
             endpoints: u32::try_from(endpoints.count()).unwrap_or(u32::MAX),
             problems,
+            reloaded,
         })
     }
 
@@ -75,11 +83,12 @@ impl Daemon {
             .map(|(port, _)| (port.entry.id.0, &port.entry))
             .collect();
         let failed = self.worker.counters().failed();
+        let site = self.site();
         let state = |attachment: &Attachment| {
             if failed.contains_key(&PortId(attachment.port)) {
                 return "cut off";
             }
-            let expected = cluster::pod_port(attachment, self.pod_mtu).ok();
+            let expected = cluster::pod_port(attachment, site.mtu_of(attachment)).ok();
             let found = in_core.get(&attachment.port).copied();
             match (attachment.phase, found) {
                 (Phase::Intent, _) => "adding",
@@ -104,35 +113,27 @@ impl Daemon {
 
     pub(super) async fn routes(&self) -> Result<Vec<api::Route>, CniError> {
         let routes = self.core.routes().await.map_err(core_error)?;
+        let site = self.site();
+        let nodes = site.nodes();
         let routes = routes.into_iter().filter_map(|route| {
             let prefix = route.entry.prefix;
             Some(api::Route {
-                network: self.config.cluster.network.name.clone(),
+                network: site.config.cluster.network.name.clone(),
                 prefix: IpNet::new(prefix.address(), prefix.length()).ok()?,
-                next_hop: self.next_hop(route.entry.next_hop),
+                next_hop: next_hop(&nodes, route.entry.next_hop),
                 owner: route.owner.to_string(),
             })
         });
         Ok(routes.collect())
     }
 
-    fn next_hop(&self, next_hop: NextHop) -> String {
-        match next_hop {
-            NextHop::Blackhole => "blackhole".to_owned(),
-            NextHop::Host => "host".to_owned(),
-            NextHop::Endpoint(port) => format!("endpoint {port}"),
-            NextHop::Peer { peer, encap } => {
-                let node = cluster::node_of(&self.config, peer);
-                let name = node.map_or_else(|| peer.to_string(), |node| node.name.clone());
-                format!("peer {name} {encap}")
-            }
-        }
-    }
-
     pub(super) async fn peers(&self) -> Result<Vec<api::Peer>, CniError> {
         let peers = self.core.peers().await.map_err(core_error)?;
         let all_routes = self.core.routes().await.map_err(core_error)?;
+        let site = self.site();
+        let nodes = site.nodes();
         let encaps = [Encap::Vxlan, Encap::Ipip, Encap::Direct];
+        let device_mtu = site.underlay.link.mtu;
         let peers = peers.into_iter().map(|(peer, routes)| {
             let peer = peer.entry;
             let sends = |encap: &&Encap| {
@@ -146,7 +147,8 @@ impl Daemon {
             let sent: Vec<Encap> = encaps.iter().filter(sends).copied().collect();
             let overhead = |encap: &Encap| underlay::overhead(*encap, peer.underlay);
             let overhead = sent.iter().map(overhead).max().unwrap_or_default();
-            let node = cluster::node_of(&self.config, peer.id);
+            let node = nodes.get(&peer.id.0);
+            let path_mtu = self.events.path_mtu(peer.id);
             let accepted = encaps.iter().filter(|encap| peer.accepts.contains(**encap));
             api::Peer {
                 name: node.map_or_else(|| peer.id.to_string(), |node| node.name.clone()),
@@ -154,7 +156,10 @@ impl Daemon {
                 vtep_mac: peer.vtep_mac.into(),
                 node_addresses: peer.node_addresses.iter().copied().collect(),
                 sent_by: sent.iter().map(ToString::to_string).collect(),
-                mtu: self.underlay.link.mtu.saturating_sub(overhead),
+                mtu: device_mtu
+                    .min(path_mtu.map_or(u32::MAX, u32::from))
+                    .saturating_sub(overhead),
+                path_mtu,
                 encapsulations: accepted.map(ToString::to_string).collect(),
                 routes,
             }
@@ -179,6 +184,19 @@ impl Daemon {
             help: counter.help().to_owned(),
         });
         Ok(core.chain(shell).collect())
+    }
+}
+
+fn next_hop(nodes: &BTreeMap<u16, &Node>, next_hop: NextHop) -> String {
+    match next_hop {
+        NextHop::Blackhole => "blackhole".to_owned(),
+        NextHop::Host => "host".to_owned(),
+        NextHop::Endpoint(port) => format!("endpoint {port}"),
+        NextHop::Peer { peer, encap } => {
+            let node = nodes.get(&peer.0);
+            let name = node.map_or_else(|| peer.to_string(), |node| node.name.clone());
+            format!("peer {name} {encap}")
+        }
     }
 }
 

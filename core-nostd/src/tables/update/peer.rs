@@ -1,21 +1,18 @@
 //! Peers.
 
 use core::net::IpAddr;
-use core::time::Duration;
 
 use zerocopy::FromZeros;
 
 use super::{Inverse, Writer, owned, slot, slot_mut, unique, unused};
 use crate::addr::Key;
-use crate::channel::{Encap, Operation, Peer};
+use crate::channel::{Encap, Operation, PATH_MTU_LIFETIME, Peer};
 use crate::tables::entry::{KeyList, PeerEntry};
 use crate::tables::error::{Reason, Table, TableError};
 use crate::tables::{Tables, check};
 use crate::wire::ipv6;
 use crate::{Instant, PeerId};
 
-/// How long a path MTU is believed (RFC 1191 section 6.3).
-const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
 /// Smaller ones are not believed of IPv4 (as Linux' min_pmtu): a forged error
 /// must not choke a tunnel.
 const LEAST_PATH_MTU_V4: u16 = 552;

@@ -1,0 +1,299 @@
+//! Another configuration, or another underlay, without a restart: the core's entries of
+//! the cluster are replaced by a sync, so that what stays forwards all the time, and
+//! attachments are not touched.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_core::channel::Owner;
+
+use super::site::Site;
+use super::{Daemon, StartError, cluster, start_error, underlay};
+use crate::config::{Config, Node};
+use crate::netlink::UnderlayLink;
+
+/// What a reload has brought.
+#[derive(Debug, Clone)]
+pub(super) struct Reloaded {
+    pub(super) at: Instant,
+    pub(super) changes: Vec<String>,
+}
+
+impl Daemon {
+    /// Reads the configuration again and works by it from now on. Returns what has
+    /// changed, a line each.
+    ///
+    /// # Errors
+    /// What is wrong with the files, or takes a restart: the daemon goes on as before.
+    pub(super) async fn reload(&self) -> Result<Vec<String>, StartError> {
+        let _turn = self.changing.lock().await;
+        let done = self.try_reload().await;
+        let refused = done.as_ref().err();
+        let problem = refused.map(|error| {
+            format!("the reload was refused, and everything goes on as before: {error}")
+        });
+        self.set_problem("reload", problem);
+        let changes = done?;
+        match &changes[..] {
+            [] => tracing::info!("reloaded: nothing has changed"),
+            changes => log(changes),
+        }
+        *self.reloaded.lock().unwrap_or_else(|e| e.into_inner()) = Some(Reloaded {
+            at: Instant::now(),
+            changes: changes.clone(),
+        });
+        Ok(changes)
+    }
+
+    async fn try_reload(&self) -> Result<Vec<String>, StartError> {
+        let now = self.site();
+        let path = now.config.path.clone();
+        let config = tokio::task::spawn_blocking(move || super::load(&path)).await;
+        let config = config.map_err(start_error)??;
+        let fixed = fixed(&now.config, &config);
+        if !fixed.is_empty() {
+            return Err(StartError(fixed.join("\n")));
+        }
+        let underlay = underlay::find_link(&config, &self.netlink).await?;
+        let new = Site::new(config, underlay, &now.peers)?;
+        let changes = changes(&now, &new);
+        self.adopt(&now, new).await?;
+        Ok(changes)
+    }
+
+    /// The underlay's device as it is now. What has changed of it since, above all its
+    /// MTU, is adopted first.
+    ///
+    /// # Errors
+    /// In words: it is gone, or leaves no room for the pods' packets.
+    pub(super) async fn look_at_underlay(&self) -> Result<(Arc<Site>, UnderlayLink), String> {
+        let site = self.site();
+        let found = self.find_underlay(&site).await?;
+        if is_same(&site.underlay, &found) {
+            return Ok((site, found));
+        }
+        let _turn = self.changing.lock().await;
+        let site = self.site();
+        let found = self.find_underlay(&site).await?;
+        if is_same(&site.underlay, &found) {
+            return Ok((site, found));
+        }
+        let new = Site::new(site.config.clone(), found.clone(), &site.peers);
+        let new = new.map_err(|error| error.to_string())?;
+        let changes = changes(&site, &new);
+        let adopted = self.adopt(&site, new).await;
+        adopted.map_err(|error| error.to_string())?;
+        log(&changes);
+        Ok((self.site(), found))
+    }
+
+    async fn find_underlay(&self, site: &Site) -> Result<UnderlayLink, String> {
+        let (device, address) = (&site.underlay.link.name, site.config.node.underlay);
+        let found = self.netlink.link_of_address(address).await;
+        if let Some(found) = found.map_err(|error| error.to_string())? {
+            return Ok(found);
+        }
+        let link = self.netlink.find_link(device).await;
+        Err(match link.map_err(|error| error.to_string())? {
+            None => format!(
+                "the underlay device {device} is gone, and with it {address}: bring both back"
+            ),
+            Some(_) => {
+                format!("the underlay device {device} has lost the address {address}: give it back")
+            }
+        })
+    }
+
+    /// Works by `new` from now on. The kernel's routes are there before the core sends
+    /// by them, and go when it no longer does. The caller holds `changing`.
+    async fn adopt(&self, now: &Site, new: Site) -> Result<(), StartError> {
+        let operations = cluster::operations(&new).map_err(start_error)?;
+        let mut changed = self.prepare_direct(&new).await;
+        if changed.is_ok() {
+            let owner = (Owner::Cluster, self.epoch);
+            let replaced = self.core.replace(owner, &operations).await;
+            changed = replaced.map(drop).map_err(start_error);
+        }
+        if let Err(error) = changed {
+            if let Err(more) = self.go_back(now).await {
+                tracing::error!("what a refused change began was not undone: {more}");
+            }
+            return Err(error);
+        }
+        let (pod_mtu, device) = (new.pod_mtu, new.config.device.clone());
+        let nodes = new.nodes();
+        self.events
+            .forget_peers(|peer| !nodes.contains_key(&peer.0));
+        drop(nodes);
+        let new = Arc::new(new);
+        *self.site.write().unwrap_or_else(|e| e.into_inner()) = Arc::clone(&new);
+        let host = match pod_mtu == now.pod_mtu {
+            true => Ok(()),
+            false => self.netlink.set_mtu(&device, pod_mtu).await,
+        };
+        self.set_problem("host device", host.err().map(|error| error.to_string()));
+        let direct = self.build_direct(&new).await;
+        self.set_problem("direct", direct.err().map(|error| error.to_string()));
+        Ok(())
+    }
+
+    /// Undoes what a change began that failed.
+    async fn go_back(&self, to: &Site) -> Result<(), StartError> {
+        self.program_cluster(to).await?;
+        self.build_direct(to).await
+    }
+}
+
+fn log(changes: &[String]) {
+    for change in changes {
+        tracing::info!("changed: {change}");
+    }
+}
+
+/// Whether a device is as it was, as far as it matters.
+fn is_same(before: &UnderlayLink, now: &UnderlayLink) -> bool {
+    let facts = |found: &UnderlayLink| {
+        let link = &found.link;
+        (link.index, link.name.clone(), link.mtu, found.prefix_length)
+    };
+    facts(before) == facts(now)
+}
+
+/// What differs and cannot change while the daemon runs: pods, sockets, devices and the
+/// database were made by it.
+fn fixed(now: &Config, new: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut compare = |file: &Path, key: &str, before: String, after: String| {
+        if before != after {
+            found.push(format!(
+                "{}: {key} is {after} and was {before} at the start; that takes a restart of culvertd",
+                file.display()
+            ));
+        }
+    };
+    let file = &new.path;
+    let path = |path: &Path| path.display().to_string();
+    compare(file, "node", now.node.name.clone(), new.node.name.clone());
+    compare(file, "run_dir", path(&now.run_dir), path(&new.run_dir));
+    compare(
+        file,
+        "state_dir",
+        path(&now.state_dir),
+        path(&new.state_dir),
+    );
+    compare(file, "log", now.log.clone(), new.log.clone());
+    compare(file, "host.device", now.device.clone(), new.device.clone());
+    let file = &new.cluster_path;
+    let ((node, network), (new_node, new_network)) = (
+        (&now.node, &now.cluster.network),
+        (&new.node, &new.cluster.network),
+    );
+    let own = |key: &str| format!("{key} of this node {}", now.node.name);
+    let (before, after) = (node.underlay.to_string(), new_node.underlay.to_string());
+    compare(file, &own("underlay"), before, after);
+    compare(file, &own("pods"), list(&node.pods), list(&new_node.pods));
+    compare(file, "name", network.name.clone(), new_network.name.clone());
+    let (before, after) = (list(&network.prefixes), list(&new_network.prefixes));
+    compare(file, "prefix", before, after);
+    for (key, before, after) in [
+        ("vni", network.vni, new_network.vni),
+        (
+            "udp_port",
+            network.udp_port.into(),
+            new_network.udp_port.into(),
+        ),
+    ] {
+        compare(file, key, before.to_string(), after.to_string());
+    }
+    let gateways = [network, new_network].map(|network| {
+        format!(
+            "{} {} at {}",
+            network.gateway, network.gateway6, network.gateway_mac
+        )
+    });
+    let [before, after] = gateways;
+    compare(file, "the gateway", before, after);
+    let proxies = [network, new_network].map(|network| format!("{:?}", network.proxy));
+    let [before, after] = proxies;
+    compare(file, "proxy", before, after);
+    let (before, after) = (network.udp_checksum, new_network.udp_checksum);
+    compare(file, "udp_checksum", before.to_string(), after.to_string());
+    if found.is_empty() && underlay::options(now) != underlay::options(new) {
+        found.push(format!(
+            "{}: encap and accept ask for a tunnel that was not in use at the start, or no longer for one that was; its sockets take a restart of culvertd",
+            file.display()
+        ));
+    }
+    found
+}
+
+/// What is another one than before, a line each.
+fn changes(now: &Site, new: &Site) -> Vec<String> {
+    let mut changes = node_changes(&now.config, &new.config);
+    let mut compare = |key: &str, before: String, after: String| {
+        if before != after {
+            changes.push(format!("{key}: {before} → {after}"));
+        }
+    };
+    let (before, after) = (&now.config.cluster.network, &new.config.cluster.network);
+    compare("encap", before.mode.to_string(), after.mode.to_string());
+    compare("accept", list(&before.accept), list(&after.accept));
+    let switches = [
+        ("flood", before.flood, after.flood),
+        ("clamp_mss", before.clamp_mss, after.clamp_mss),
+    ];
+    for (key, before, after) in switches {
+        compare(key, before.to_string(), after.to_string());
+    }
+    let underlay = |site: &Site| {
+        let (link, bits) = (&site.underlay.link, site.underlay.prefix_length);
+        format!("{} mtu {} prefix /{bits}", link.name, link.mtu)
+    };
+    compare("underlay", underlay(now), underlay(new));
+    let (before, after) = (now.pod_mtu.to_string(), new.pod_mtu.to_string());
+    compare("mtu of new pods", before, after);
+    changes
+}
+
+fn node_changes(now: &Config, new: &Config) -> Vec<String> {
+    let named = |config: &Config, name: &str| {
+        let mut nodes = config.cluster.nodes.iter();
+        nodes.find(|node| node.name == name).cloned()
+    };
+    let mut changes = Vec::new();
+    for node in now.peers() {
+        match named(new, &node.name) {
+            None => changes.push(format!("node {} is gone", node.name)),
+            Some(after) if after == *node => {}
+            Some(after) => changes.push(format!(
+                "node {}: {} → {}",
+                node.name,
+                facts(node),
+                facts(&after)
+            )),
+        }
+    }
+    let added = new.peers().filter(|node| named(now, &node.name).is_none());
+    changes.extend(added.map(|node| format!("node {} is new: {}", node.name, facts(node))));
+    changes
+}
+
+fn facts(node: &Node) -> String {
+    format!(
+        "{} pods {} vtep {}",
+        node.underlay,
+        list(&node.pods),
+        node.vtep()
+    )
+}
+
+fn list<T: Display>(all: &[T]) -> String {
+    let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+    all.join(", ")
+}
+
+#[cfg(test)]
+#[path = "reload_tests.rs"]
+mod tests;
