@@ -293,3 +293,70 @@ fn a_pod_gets_the_mtu_that_the_underlay_has_now_and_none_without() {
     ip(&lab, "n1", "link del eth0");
     refused(&["eth0 is gone", "192.168.77.1"]);
 }
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn a_new_mtu_of_the_underlay_is_adopted_though_nobody_asks() {
+    let lab = lab();
+    ip(&lab, "n1", "link set eth0 mtu 1300");
+    wait_for("the host's device with it", Duration::from_secs(5), || {
+        let shown = lab.run("n1", &["ip", "link", "show", "culvert0"])?;
+        Ok(shown.stdout.contains("mtu 1250").then_some(()))
+    })
+    .unwrap();
+    let log = lab.log_tails(50);
+    assert!(
+        log.contains("underlay: eth0 mtu 1500 prefix /24 → eth0 mtu 1300"),
+        "{log}"
+    );
+    assert!(reaches(&lab, "p2") && reaches(&lab, "p3"));
+}
+
+#[test]
+#[ignore = "needs culvert's programs: run by ci/test"]
+fn direct_routes_that_somebody_deletes_come_back() {
+    let kinds = [("n1", NodeKind::Culvert, 1), ("n2", NodeKind::Culvert, 2)];
+    let mut plan = common::plan(&kinds);
+    plan.networks[0].settings = "encap = \"cross-subnet\"\n".to_owned();
+    let mut lab = Lab::new(plan).unwrap();
+    lab.add_pod("n1", "p1").unwrap();
+    lab.add_pod("n2", "p2").unwrap();
+    let back = |after: &str| {
+        let name = format!("the route after {after}");
+        wait_for(&name, Duration::from_secs(5), || {
+            let shown = lab.run("n1", &["ip", "route", "show", "10.244.2.0/24"])?;
+            Ok(shown
+                .stdout
+                .contains("via 192.168.77.2 dev eth0 proto 197")
+                .then_some(()))
+        })
+        .unwrap();
+        assert!(reaches(&lab, "p2"), "{after}");
+    };
+    for harm in ["route del 10.244.2.0/24", "route flush proto 197 dev eth0"] {
+        ip(&lab, "n1", harm);
+        back(harm);
+    }
+    assert!(
+        lab.log_tails(50)
+            .contains("10.244.2.0/24 via 192.168.77.2 dev eth0 was lost, and is back")
+    );
+    // The kernel takes it away itself, and says nothing of the route.
+    ip(&lab, "n1", "link set eth0 down");
+    ip(&lab, "n1", "link set eth0 up");
+    back("eth0 was down");
+    // Something is in the way.
+    ip(
+        &lab,
+        "n1",
+        "route replace 10.244.2.0/24 via 192.168.77.77 dev eth0",
+    );
+    wait_for("the problem in the status", Duration::from_secs(5), || {
+        let status = lab.culvert("n1", &["status"])?.stdout;
+        Ok(status
+            .contains("192.168.77.77 dev eth0 is in the way")
+            .then_some(()))
+    })
+    .unwrap();
+    ip(&lab, "n1", "route del 10.244.2.0/24");
+}

@@ -194,7 +194,7 @@ impl Daemon {
         let present = self.netlink.routes_of(PROTOCOL_CULVERT).await?;
         let lost = lost(site.direct_routes(), &present);
         Ok(lost.map(|route| {
-            format!("the node has lost the route {route} to another node's pods; restart culvertd")
+            format!("the node has lost the route {route} to another node's pods, which is put back within seconds unless something is in the way")
         }))
     }
 }

@@ -70,7 +70,7 @@ impl Daemon {
     }
 
     /// The routes that culvert has made by other interfaces than the host's device.
-    async fn present_direct_routes(&self) -> Result<Vec<Route>, NetlinkError> {
+    pub(super) async fn present_direct_routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = self.netlink.routes_of(PROTOCOL_CULVERT).await?;
         routes.retain(|route| route.link != self.site().config.device);
         Ok(routes)

@@ -19,6 +19,7 @@ mod restore;
 mod site;
 mod underlay;
 mod view;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -106,6 +107,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         never = daemon.watch_events() => match never {},
+        never = daemon.watch_network() => match never {},
         never = daemon.reload_on(hangup) => match never {},
         _ = ended => {
             let why = "the data-plane worker has ended and nothing is forwarded; see the log above";

@@ -1,6 +1,7 @@
 //! Interfaces, addresses and routes of a network namespace, over rtnetlink.
 
 mod address;
+mod changes;
 mod link;
 mod route;
 
@@ -11,6 +12,7 @@ use rtnetlink::Handle;
 use crate::sys::netns::{NetNs, NetNsError};
 
 pub use address::InterfaceAddress;
+pub use changes::Changes;
 pub use link::{Link, OperState, UnderlayLink, VxlanDevice};
 pub use route::{PROTOCOL_CULVERT, PROTOCOL_STATIC, Route, RouteScope};
 
