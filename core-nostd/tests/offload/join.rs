@@ -108,10 +108,11 @@ proptest! {
                 let mut segment = segments[*number % segments.len()].clone();
                 *number += if change == 2 { 2 } else { 1 };
                 let at = place.index(segment.len());
-                // With another address or port it belongs to a flow of its own.
+                // With another address, port or extension header it belongs to another
+                // flow, and so do all with the same change.
                 let addresses = if flow.v6 { 22 } else { 26 };
                 let strange = change == 0 && (addresses..flow.transport() + 4).contains(&at);
-                let which = if strange { 100 + items.len() } else { which };
+                let which = if strange { 10_000 * (which + 1) + at } else { which };
                 match change {
                     0 => segment[at] ^= 1,
                     1 => segment[flow.transport() + flow.checksum_offset()] ^= 1,
