@@ -3,12 +3,15 @@
 
 use core::net::IpAddr;
 
+use super::originate::Origin;
 use super::{Gateway, Instant, Originated};
+use crate::channel::NextHop;
 use crate::neighbors::{Found, Work};
-use crate::pipeline::{link, outer};
+use crate::pipeline::{icmp, link, outer};
 use crate::tables::entry::{PortEntry, PortRole};
-use crate::wire::{ethernet, ip, ipv4, ipv6};
-use crate::{Counter, DropReason, Fate, Frame, MacAddr, PortId};
+use crate::wire::icmp::Error;
+use crate::wire::{ethernet, ip, ipv4, ipv6, udp, vxlan};
+use crate::{Counter, DropReason, Fate, Frame, MacAddr, NetworkId, PortId, Vni};
 
 /// Places of neighbors, and ports with addresses to announce, that one tick looks
 /// at, at most.
@@ -181,11 +184,18 @@ impl Gateway<'_> {
             let Some(work) = self.tables.neighbors.work(now, place) else {
                 return Ok(());
             };
-            let Some(spare) = originated.spare() else {
+            if originated.left() == 0 {
                 return Err(NoSpare);
-            };
+            }
             let id = match work {
                 Work::Send { port, .. } | Work::Ask { port, .. } => port,
+                Work::Refuse { port } => {
+                    self.refuse(now, (place, port), originated);
+                    continue;
+                }
+            };
+            let Some(spare) = originated.spare() else {
+                return Err(NoSpare);
             };
             let written = self.carry_out(now, (place, work), &mut spare.frame);
             if written.is_some() {
@@ -214,7 +224,93 @@ impl Gateway<'_> {
                 let port = self.tables.ports.get(port.index())?;
                 link::write_question(port, address, to, frame).ok()
             }
+            Work::Refuse { .. } => None,
         }
+    }
+
+    /// Drops the packet that has waited at a place in vain, and tells a pod or host of
+    /// this node that sent it (RFC 1812 section 4.3.3.1, RFC 4443 section 3.1).
+    fn refuse(
+        &mut self,
+        now: Instant,
+        (place, wire): (usize, PortId),
+        originated: &mut Originated<'_, '_>,
+    ) {
+        let Some(spare) = originated.spare() else {
+            return;
+        };
+        let frame = &mut spare.frame;
+        let given_up = self.tables.neighbors.give_up(place, frame);
+        let vni = given_up.and_then(|()| self.open_own(wire, frame));
+        let about = icmp::about(Error::HostUnreachable, frame);
+        let Some((vni, about)) = vni.zip(about) else {
+            return;
+        };
+        let mut quote = [0; icmp::MAX_QUOTE];
+        let about = about.copied(&mut quote);
+        if let Some((network, ingress)) = self.sender_on(wire, vni, about.from()) {
+            let origin = Origin {
+                now,
+                ingress,
+                network,
+            };
+            self.send_error(origin, (Error::HostUnreachable, &about), originated);
+        }
+    }
+
+    /// Takes off the outer headers that this node has written for a raw port, so that
+    /// an Ethernet header and the packet are left; returns the VNI if there was one.
+    fn open_own(&self, wire: PortId, frame: &mut Frame<'_>) -> Option<Option<Vni>> {
+        let port = self.tables.port(wire)?;
+        let (_, packet) = ethernet::Header::parse(frame.bytes())?;
+        let outer = ip::Header::parse(packet).ok()?;
+        if !port.addresses.has(outer.src) {
+            return Some(None);
+        }
+        let payload = packet.get(usize::from(outer.header_len)..)?;
+        let behind = ethernet::HEADER_LEN + usize::from(outer.header_len);
+        match outer.protocol {
+            ip::UDP => {
+                let vni = vxlan::parse(payload.get(udp::HEADER_LEN..)?).ok()?;
+                frame.pop_front(behind + udp::HEADER_LEN + vxlan::HEADER_LEN)?;
+                Some(Some(vni))
+            }
+            ip::IPV4 | ip::IPV6 => {
+                let ethertype = match outer.protocol {
+                    ip::IPV4 => ethernet::IPV4,
+                    _ => ethernet::IPV6,
+                };
+                frame.pop_front(behind)?;
+                let header = ethernet::Header {
+                    dst: MacAddr::ZERO,
+                    src: MacAddr::ZERO,
+                    ethertype,
+                };
+                header.emit(frame.push_front()?);
+                Some(None)
+            }
+            _ => None,
+        }
+    }
+
+    /// The network on a raw port, and its port, that a packet from this address came
+    /// in by, when that was a pod or the host; `vni` is that of a VXLAN packet.
+    fn sender_on(
+        &self,
+        wire: PortId,
+        vni: Option<Vni>,
+        from: IpAddr,
+    ) -> Option<(NetworkId, PortId)> {
+        let networks = (0..).map(NetworkId).zip(self.tables.networks.iter());
+        let mut on_wire = networks.filter(|(_, network)| {
+            let named = vni.is_none_or(|vni| network.vni == vni);
+            network.present && network.underlay == wire && named
+        });
+        on_wire.find_map(|(id, network)| match self.tables.route(network, from)? {
+            NextHop::Endpoint(port) => Some((id, port)),
+            NextHop::Host => network.has_host.then_some((id, network.host)),
+            _ => None,
+        })
     }
 
     /// Announces the new addresses of the port at an index.

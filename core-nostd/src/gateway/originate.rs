@@ -2,6 +2,7 @@
 //! it goes into spare frames that the shell provides; none left is a named drop.
 
 use super::{Gateway, Instant, Originated, byte_count, weight};
+use crate::pipeline::icmp::About;
 use crate::pipeline::link::{self, Place};
 use crate::pipeline::{Context, Exit, flood, fragment, icmp};
 use crate::wire::icmp::Error;
@@ -62,9 +63,19 @@ impl Gateway<'_> {
         about: &Frame<'_>,
         originated: &mut Originated<'_, '_>,
     ) {
-        let Some(about) = icmp::about(error, about) else {
-            return; // The RFCs forbid an error about this packet.
-        };
+        // The RFCs forbid errors about some packets.
+        if let Some(about) = icmp::about(error, about) {
+            self.send_error(origin, (error, &about), originated);
+        }
+    }
+
+    /// Makes an ICMP error, within the rate limit of the port that the packet came in by.
+    pub(super) fn send_error(
+        &mut self,
+        origin: Origin,
+        (error, about): (Error, &About<'_>),
+        originated: &mut Originated<'_, '_>,
+    ) {
         let port = self.tables.ports.get_mut(origin.ingress.index());
         if !port.is_some_and(|port| port.icmp.take(origin.now)) {
             return self.add(Counter::IcmpRateLimited, 1);
@@ -73,7 +84,7 @@ impl Gateway<'_> {
         let Some(spare) = originated.spare() else {
             return self.add(Counter::SparesExhausted, 1);
         };
-        let sent = icmp::send(context, origin.network, (error, &about), &mut spare.frame);
+        let sent = icmp::send(context, origin.network, (error, about), &mut spare.frame);
         match sent {
             Ok(port) => self.made(origin.now, port, originated.used, originated),
             Err(exit) if exit.is(DropReason::NoHeadroom) => self.add(Counter::SparesExhausted, 1),

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Questions are asked at 0, 250 ms, 500 ms, 1 s and 2 s; at 3 s the neighbor has
-//! failed, and so has every packet to it until 4 s. A known one is verified by two
+//! failed, and so has every packet to it until 4 s; who sent the one that waited is told. A known one is verified by two
 //! questions to itself and one to all, 250 ms apart, while its MAC address stays in
 //! use. What a neighbor says of itself changes its entry at once, and never makes
 //! one. All of it happens when a frame comes or goes, or in a tick: there is no
@@ -130,6 +130,8 @@ pub(crate) enum Work {
     },
     /// The frame that waits.
     Send { port: PortId, mac: MacAddr },
+    /// What tells its sender that the frame has waited in vain.
+    Refuse { port: PortId },
 }
 
 impl Neighbors<'_> {
@@ -253,6 +255,9 @@ impl Neighbors<'_> {
             let mac = entry.mac;
             return Some(Work::Send { port, mac });
         }
+        if entry.waiting != 0 && entry.state == State::Failed {
+            return Some(Work::Refuse { port });
+        }
         if now < entry.due {
             return None;
         }
@@ -268,8 +273,8 @@ impl Neighbors<'_> {
             }
             State::Incomplete if usize::from(entry.tries) >= REQUEST_WAITS.len() => {
                 entry.begin(State::Failed, now.after(FAILED_TIME));
-                self.lose_waiting(place);
-                return None;
+                let waits = entry.waiting != 0;
+                return waits.then_some(Work::Refuse { port });
             }
             State::Reachable if entry.used <= entry.confirmed => {
                 entry.begin(State::Stale, now.after(STALE_TIME));
@@ -340,6 +345,16 @@ impl Neighbors<'_> {
             Some(()) => self.free_slot(place),
             None => self.lose_waiting(place),
         }
+        moved
+    }
+
+    /// Moves the frame that has waited at a place in vain into an empty frame; `None`
+    /// when that is too small. It is lost either way.
+    pub(crate) fn give_up(&mut self, place: usize, frame: &mut Frame<'_>) -> Option<()> {
+        let entry = self.entries.get(place)?;
+        let slot = usize::from(entry.waiting).checked_sub(1)?;
+        let moved = self.slots.get(slot).and_then(|slot| slot.copy_to(frame));
+        self.lose_waiting(place);
         moved
     }
 

@@ -55,6 +55,12 @@ fn work_at(neighbors: &mut Neighbors<'_>, now: Instant) -> Vec<Work> {
             all.push(work);
             match work {
                 Work::Ask { .. } => neighbors.asked(now, place),
+                Work::Refuse { .. } => {
+                    let mut buffer = [0; 4096];
+                    let mut frame = Frame::new(&mut buffer, 128, 0).unwrap();
+                    neighbors.give_up(place, &mut frame).unwrap();
+                    assert_eq!(frame.bytes(), [7; 60]);
+                }
                 Work::Send { .. } => {
                     let mut buffer = [0; 4096];
                     let mut frame = Frame::new(&mut buffer, 128, 0).unwrap();
@@ -71,8 +77,9 @@ fn work_at(neighbors: &mut Neighbors<'_>, now: Instant) -> Vec<Work> {
 fn history(neighbors: &mut Neighbors<'_>, from: u64, to: u64) -> Vec<(u64, Option<MacAddr>)> {
     let sent = (from..to).flat_map(|now| {
         let work = work_at(neighbors, ms(now)).into_iter();
-        work.map(move |work| match work {
-            Work::Ask { to, .. } => (now, to),
+        work.filter_map(move |work| match work {
+            Work::Ask { to, .. } => Some((now, to)),
+            Work::Refuse { .. } => None,
             Work::Send { .. } => panic!("nothing waits"),
         })
         .collect::<Vec<_>>()

@@ -26,6 +26,28 @@ pub(crate) struct About<'p> {
     packet: &'p [u8],
 }
 
+/// As much of a packet as an error quotes at most.
+pub(crate) const MAX_QUOTE: usize = icmpv6::MAX_ERROR;
+
+impl About<'_> {
+    /// The sender.
+    pub(crate) fn from(&self) -> IpAddr {
+        self.from
+    }
+
+    /// The same about a copy, so that the packet's frame is free.
+    pub(crate) fn copied<'c>(&self, copy: &'c mut [u8; MAX_QUOTE]) -> About<'c> {
+        let len = self.packet.len().min(MAX_QUOTE);
+        for (copy, byte) in copy.iter_mut().zip(self.packet) {
+            *copy = *byte;
+        }
+        About {
+            from: self.from,
+            packet: copy.get(..len).unwrap_or_default(),
+        }
+    }
+}
+
 /// The packet in a frame that was dropped after parsing. `None` when no error may
 /// be sent about it: ICMP errors, IPv4 fragments but the first, broadcast and
 /// multicast (but for too large IPv6 packets), sources that are no single host.

@@ -14,5 +14,6 @@ mod raw_ports;
 mod reasons;
 mod receiving;
 mod sending;
+mod unreachable;
 #[path = "../common/verdicts.rs"]
 mod verdicts;

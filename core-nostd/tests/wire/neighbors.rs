@@ -111,6 +111,9 @@ fn a_silent_neighbor_fails_and_is_asked_again_later() {
             let mut asked = vec![];
             for now in (50..3500).step_by(50) {
                 for (port, frame) in tick(gateway, now) {
+                    if port == POD && now == 3000 {
+                        continue; // Its sender is told.
+                    }
                     assert_eq!(port, WIRE);
                     assert!(question(&frame, node(v6, 2)).is_some());
                     asked.push(now);
