@@ -51,6 +51,8 @@ pub struct Network {
     pub clamp_mss: bool,
     /// Outer UDP headers have a checksum.
     pub udp_checksum: bool,
+    /// Outer IPv4 headers forbid routers to fragment tunnel packets.
+    pub outer_df: bool,
 }
 
 /// How packets get to other nodes.
@@ -151,6 +153,8 @@ pub(super) struct RawNetwork {
     clamp_mss: bool,
     #[serde(default = "default_udp_checksum")]
     udp_checksum: bool,
+    #[serde(default = "default_outer_df")]
+    outer_df: bool,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -205,6 +209,10 @@ fn default_proxy() -> RawProxy {
 }
 
 fn default_udp_checksum() -> bool {
+    true
+}
+
+fn default_outer_df() -> bool {
     true
 }
 
@@ -270,6 +278,7 @@ impl RawNetwork {
             flood: self.flood,
             clamp_mss: self.clamp_mss,
             udp_checksum: self.udp_checksum,
+            outer_df: self.outer_df,
         }
     }
 

@@ -54,7 +54,8 @@ fn a_good_configuration_with_defaults() {
     assert_eq!(network.mode, Mode::One(Encap::Vxlan));
     assert_eq!(network.accept, [Encap::Vxlan]);
     assert_eq!(network.proxy, Proxy::LinkLocal);
-    assert!(!network.flood && !network.clamp_mss && network.udp_checksum);
+    assert!(!network.flood && !network.clamp_mss);
+    assert!(network.udp_checksum && network.outer_df);
     // IPv4 pods have no IPv6 gateway.
     let gateways: Vec<_> = network.gateways().map(|g| g.to_string()).collect();
     assert_eq!(gateways, ["169.254.1.1"]);
@@ -126,10 +127,11 @@ fn encapsulations_and_what_they_accept() {
         assert_eq!((network.mode, network.accept), (mode, accept), "{lines}");
     }
     let network = with(
-        "proxy = \"network\"\nflood = true\nclamp_mss = true\nudp_checksum = false\ngateway6 = \"fe80::53\"",
+        "proxy = \"network\"\nflood = true\nclamp_mss = true\nudp_checksum = false\nouter_df = false\ngateway6 = \"fe80::53\"",
     );
     assert_eq!(network.proxy, Proxy::Network);
-    assert!(network.flood && network.clamp_mss && !network.udp_checksum);
+    assert!(network.flood && network.clamp_mss);
+    assert!(!network.udp_checksum && !network.outer_df);
     assert_eq!(network.gateway6.to_string(), "fe80::53");
 }
 

@@ -81,6 +81,7 @@ fn network(config: &Config) -> Result<Operation, ClusterError> {
         (network.flood, NetworkOptions::FLOOD),
         (network.clamp_mss, NetworkOptions::CLAMP_MSS),
         (!network.udp_checksum, NetworkOptions::ZERO_UDP_CHECKSUM),
+        (!network.outer_df, NetworkOptions::OUTER_MAY_FRAGMENT),
     ];
     let on = switches.into_iter().filter(|(on, _)| *on);
     Ok(Operation::UpsertNetwork(Network {

@@ -73,7 +73,7 @@ fn ways(config: &Config, underlay: &UnderlayLink) -> BTreeMap<String, (u16, Enca
 #[test]
 fn the_network_is_as_the_file_says() {
     let config = config(
-        "proxy = \"network\"\nflood = true\nudp_checksum = false\naccept = [\"ipip\"]",
+        "proxy = \"network\"\nflood = true\nudp_checksum = false\nouter_df = false\naccept = [\"ipip\"]",
         V4,
     );
     let all = operations(&site(&config, &link(24, 1500))).unwrap();
@@ -90,8 +90,13 @@ fn the_network_is_as_the_file_says() {
     );
     assert_eq!(network.prefixes.len(), 2);
     assert_eq!(network.proxy, Proxy::Network);
-    let (flood, zero) = (NetworkOptions::FLOOD, NetworkOptions::ZERO_UDP_CHECKSUM);
-    assert_eq!(network.options, flood.with(zero));
+    let options = [
+        NetworkOptions::FLOOD,
+        NetworkOptions::ZERO_UDP_CHECKSUM,
+        NetworkOptions::OUTER_MAY_FRAGMENT,
+    ];
+    let options = options.into_iter().reduce(NetworkOptions::with).unwrap();
+    assert_eq!(network.options, options);
     let peers = all.iter().filter_map(|operation| match operation {
         Operation::UpsertPeer(peer) => Some(peer.accepts),
         _ => None,
@@ -100,7 +105,7 @@ fn the_network_is_as_the_file_says() {
     assert_eq!(peers.collect::<Vec<_>>(), [accepted; 2]);
     let options = underlay::options(&config);
     assert_eq!((options.udp_port, options.ipip), (Some(8472), true));
-    assert!(options.zero_udp_checksum);
+    assert!(options.zero_udp_checksum && options.may_fragment);
 }
 
 #[test]

@@ -220,6 +220,8 @@ fn fixed(now: &Config, new: &Config) -> Vec<String> {
     compare(file, "proxy", before, after);
     let (before, after) = (network.udp_checksum, new_network.udp_checksum);
     compare(file, "udp_checksum", before.to_string(), after.to_string());
+    let (before, after) = (network.outer_df, new_network.outer_df);
+    compare(file, "outer_df", before.to_string(), after.to_string());
     if found.is_empty() && underlay::options(now) != underlay::options(new) {
         found.push(format!(
             "{}: encap and accept ask for a tunnel that was not in use at the start, or no longer for one that was; its sockets take a restart of culvertd",

@@ -78,6 +78,7 @@ fn what_pods_sockets_and_devices_were_made_by_takes_a_restart() {
             "vni = 1\nudp_checksum = false",
             "udp_checksum is false",
         ),
+        ("vni = 1", "vni = 1\nouter_df = false", "outer_df is false"),
         ("vni = 1", "vni = 1\nencap = \"ipip\"", "encap and accept"),
         (
             "vni = 1",

@@ -119,6 +119,7 @@ pub(super) fn options(config: &Config) -> UnderlayOptions {
         udp_port: network.uses(Encap::Vxlan).then_some(network.udp_port),
         ipip: network.uses(Encap::Ipip),
         zero_udp_checksum: !network.udp_checksum,
+        may_fragment: !network.outer_df,
     }
 }
 

@@ -35,6 +35,8 @@ pub struct UnderlayOptions {
     pub ipip: bool,
     /// Outer UDP checksums are zero, and over IPv6 zero ones are accepted (RFC 6935).
     pub zero_udp_checksum: bool,
+    /// Outer IPv4 headers have no don't-fragment flag.
+    pub may_fragment: bool,
 }
 
 /// The sockets of VXLAN.
@@ -66,6 +68,7 @@ impl Underlay {
         let address = options.address;
         let sockets = SocketOptions {
             zero_udp_checksum: options.zero_udp_checksum,
+            may_fragment: options.may_fragment,
             ..SocketOptions::default()
         };
         let vxlan = |port| -> Result<Vxlan, SocketError> {

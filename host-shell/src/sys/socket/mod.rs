@@ -1,8 +1,8 @@
 //! Sockets of the underlay: UDP, and IP protocols of their own by raw sockets.
 //! Both are batched, with the IP header's fields of every datagram.
 //!
-//! Every socket sets DF and ignores the kernel's idea of the path MTU
-//! (`IP_PMTUDISC_PROBE`): the core knows the MTU of each peer. ICMP errors are
+//! Every socket sets DF, if not told otherwise, and ignores the kernel's idea of the
+//! path MTU (`IP_PMTUDISC_PROBE`): the core knows the MTU of each peer. ICMP errors are
 //! read from the socket's error queue ([`PeerErrors`]); the kernel would
 //! otherwise report one peer's error at the next send to another peer.
 //!
@@ -116,15 +116,20 @@ pub struct SocketOptions {
     /// UDP datagrams leave without a checksum; over IPv6 such ones are taken in,
     /// too (RFC 6935), which over IPv4 they always are.
     pub zero_udp_checksum: bool,
+    /// IPv4 packets leave without the don't-fragment flag; none is larger than the
+    /// device's MTU all the same.
+    pub may_fragment: bool,
 }
 
 impl Default for SocketOptions {
-    /// Buffers of 8 MiB: about 5 ms of 10 Gbit/s in small datagrams. Checksums.
+    /// Buffers of 8 MiB: about 5 ms of 10 Gbit/s in small datagrams. Checksums, and
+    /// no fragments.
     fn default() -> Self {
         Self {
             receive_buffer: 8 << 20,
             send_buffer: 8 << 20,
             zero_udp_checksum: false,
+            may_fragment: false,
         }
     }
 }
@@ -341,6 +346,14 @@ const V6_OPTIONS: &[IntOption] = &[
     ),
 ];
 
+/// Instead of `IP_PMTUDISC_PROBE`, which sets the flag.
+const V4_MAY_FRAGMENT: IntOption = (
+    "IP_MTU_DISCOVER",
+    libc::IPPROTO_IP,
+    libc::IP_MTU_DISCOVER,
+    libc::IP_PMTUDISC_INTERFACE,
+);
+
 /// Raw sockets have only ever one IP version.
 const V6_ONLY: IntOption = ("IPV6_V6ONLY", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1);
 
@@ -396,7 +409,10 @@ fn set_options(
     let zero_checksum = zero_checksum
         .iter()
         .filter(|_| udp && options.zero_udp_checksum);
-    for &(option, level, name, value) in common.iter().chain(v6_only).chain(zero_checksum) {
+    let may_fragment = options.may_fragment && address.is_ipv4();
+    let may_fragment = may_fragment.then_some(&V4_MAY_FRAGMENT);
+    let further = v6_only.into_iter().chain(zero_checksum).chain(may_fragment);
+    for &(option, level, name, value) in common.iter().chain(further) {
         set_int(fd, level, name, value).map_err(|source| (option, source))?;
     }
     Ok(())

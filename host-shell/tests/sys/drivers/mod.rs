@@ -188,6 +188,31 @@ fn a_smaller_mtu_on_the_way_is_learned_and_told_to_the_pods() {
     }
 }
 
+/// Where routers may fragment tunnel packets nobody is told of their MTU, and the
+/// other node's kernel puts the fragments together.
+#[test]
+fn tunnel_packets_that_may_be_fragmented_are_and_get_there() {
+    for encap in [Encap::Vxlan, Encap::Ipip] {
+        let [a, router, b] = [(); 3].map(|()| Namespace::new());
+        routed(&a, &router, &b, 1380);
+        let plan = Plan {
+            may_fragment: true,
+            tap: TapOptions {
+                offloads: TapOffloads::TCP,
+            },
+            ..Plan::new(encap, ["10.77.1.2", "10.77.2.2"])
+        };
+        let site = Site::on(plan, [a, b]);
+        let capture = Capture::start(&site.spaces[1], "u0");
+        site.tcp(0, PODS[0][1], 1 << 18);
+        let fragments = capture.fields(&[], "ip.flags.mf == 1", &["ip.id"]);
+        assert!(fragments.len() > 3, "{encap}: {}", fragments.len());
+        assert_eq!(site.nodes[0].counter(Counter::Drop(DropReason::TooBig)), 0);
+        assert_eq!(site.nodes[0].peer_errors(), 0);
+        drop(router);
+    }
+}
+
 /// A pod whose device takes no super-frames gets their packets.
 #[test]
 fn super_frames_are_cut_for_a_tap_that_takes_none() {
@@ -219,13 +244,14 @@ fn super_frames_are_cut_for_a_tap_that_takes_none() {
 /// What tshark says of the packets on the wire.
 #[test]
 fn outer_headers_are_right() {
-    let zero = |plan: Plan| {
-        [false, true].map(|zero_udp_checksum| Plan {
-            zero_udp_checksum,
+    let both = |plan: Plan| {
+        [false, true].map(|switched| Plan {
+            zero_udp_checksum: switched,
+            may_fragment: switched,
             ..plan
         })
     };
-    for plan in all_plans().flat_map(zero) {
+    for plan in all_plans().flat_map(both) {
         let site = Site::new(plan);
         for space in &site.spaces {
             let off = "ethtool -K u0 tx off";
@@ -261,6 +287,7 @@ fn outer_headers_are_right() {
             for found in all {
                 let found: Vec<&str> = found.iter().map(String::as_str).collect();
                 let expected: [&[&str]; 3] = match v4 {
+                    true if plan.may_fragment => [&["64"], &["0xba"], &["0", "False"]],
                     true => [&["64"], &["0xba"], &["1", "True"]],
                     false => [&["64"], &["0xba", "0x000000ba"], &["6"]],
                 };

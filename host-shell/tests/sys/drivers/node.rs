@@ -28,6 +28,8 @@ pub(super) struct Plan {
     /// The nodes' underlay addresses.
     pub(super) addresses: [&'static str; 2],
     pub(super) zero_udp_checksum: bool,
+    /// Routers may fragment tunnel packets.
+    pub(super) may_fragment: bool,
     /// What the core believes of the underlay's device.
     pub(super) underlay: Offloads,
     /// What the pods leave undone.
@@ -40,6 +42,7 @@ impl Plan {
             encap,
             addresses,
             zero_udp_checksum: false,
+            may_fragment: false,
             underlay: Offloads::NONE,
             tap: TapOptions::default(),
         }
@@ -88,6 +91,7 @@ impl Node {
             udp_port: (plan.encap == Encap::Vxlan).then_some(UDP_PORT),
             ipip: plan.encap == Encap::Ipip,
             zero_udp_checksum: plan.zero_udp_checksum,
+            may_fragment: plan.may_fragment,
         };
         let underlay = space.run(|| Underlay::bind(options)).unwrap();
         node.attach(UNDERLAY, Driver::Underlay(Box::new(underlay)));
