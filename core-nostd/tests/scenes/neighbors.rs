@@ -91,6 +91,7 @@ fn silent(v6: bool) -> Scene {
     .expect(&format!("{} && frame.time_epoch < 4.5", question(v6)), 5)
     .expect("vxlan && frame contains \"is sent\"", 1)
     .expect("vxlan", 1)
+    .expect("icmp.type == 3 && icmp.code == 1 && ip.dst == 10.244.1.2", 1)
     .counts("queue-lost", 1)
     .drops(&["neighbor-failed"])
 }
