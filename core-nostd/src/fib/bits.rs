@@ -31,9 +31,6 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
     /// The byte behind the first two.
     fn third(self) -> u8;
 
-    /// The bytes from the first on, and zeroes.
-    fn bytes(self) -> [u8; 24];
-
     /// The 64 bits at `from`; those behind the end are zero.
     fn window(self, from: u8) -> u64;
 
@@ -97,13 +94,6 @@ impl Bits for u32 {
     }
 
     #[inline]
-    fn bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        let [a, b, c, d, ..] = &mut bytes;
-        [*a, *b, *c, *d] = self.to_be_bytes();
-        bytes
-    }
-
     fn window(self, from: u8) -> u64 {
         (u64::from(self) << 32)
             .checked_shl(u32::from(from))
@@ -172,14 +162,6 @@ impl Bits for u128 {
     }
 
     #[inline]
-    fn bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        if let Some(first) = bytes.first_chunk_mut() {
-            *first = self.to_be_bytes();
-        }
-        bytes
-    }
-
     fn window(self, from: u8) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] =
             self.checked_shl(u32::from(from)).unwrap_or(0).to_be_bytes();
@@ -268,14 +250,13 @@ mod tests {
         assert_eq!(0x1234_5678u32.field(28, 8), 0x80);
         assert_eq!(0x1234_5678u32.field(0, 32), 0x1234_5678);
         assert_eq!(0x1234_5678u32.head(u32::HEAD - 12), 0x123);
-        assert_eq!(0x1234_5678u32.bytes()[..5], [0x12, 0x34, 0x56, 0x78, 0]);
         assert_eq!(0x1234_5678u32.window(24), 0x78 << 56);
         assert_eq!(0x1200_0000u32.with_window(8, 0x34 << 56), 0x1234_0000);
         let v6 = an_ipv6_address();
         assert_eq!(v6.field(4, 12), 0x001);
         assert_eq!(v6.field(16, 32), 0x0db8_0102);
         assert_eq!(v6.head(u128::HEAD - 20), 0x20010);
-        assert_eq!(v6.bytes()[14..17], [0x0b, 0x0c, 0]);
+        assert_eq!((v6.sixteen(), v6.third()), (0x2001, 0x0d));
         assert_eq!(v6.window(64), 0x0506_0708_090a_0b0c);
         assert_eq!(v6.truncate(64).with_window(64, v6.window(64)), v6);
         assert!(!v6.bit(200) && v6.bit(2) && !v6.bit(0));

@@ -7,6 +7,9 @@ use super::store::{Link, Store};
 
 /// Addresses that are looked up at a time.
 const BATCH: usize = 64;
+/// IPv6 tables that have fewer prefixes are mostly in caches: their batches' walks
+/// are done one by one, which takes fewer instructions.
+const APART: u32 = if cfg!(test) { 20 } else { 1 << 16 };
 /// Root slots that 16 bits choose.
 const WIDE: usize = 1 << 16;
 
@@ -25,13 +28,17 @@ pub(super) struct Family<'a, B, V> {
     pub(super) short: u8,
 }
 
-/// Where a lookup stands: the best code so far, what the slot holds, and the byte
-/// of the address that it goes on with.
-#[derive(Clone, Copy)]
+/// Where a lookup stands.
+#[derive(Clone, Copy, Default)]
 struct Walk {
+    /// The best code so far.
     best: u32,
+    /// What the slot holds.
     found: Slot,
-    at: usize,
+    /// The byte of the address to go on with, and the bits from there on to the
+    /// border of 64.
+    at: u8,
+    rest: u64,
 }
 
 /// Whether a slot holds a code.
@@ -92,12 +99,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
 
     #[inline(never)]
     fn behind_root(&self, nodes: &Nodes<'_>, fib: usize, found: Slot, address: B) -> u32 {
-        let walk = Walk {
-            best: 0,
-            found,
-            at: usize::from(self.stride / 8),
-        };
-        self.go_on(nodes, fib, walk, address)
+        self.go_on(nodes, fib, self.begin(found, address), address)
     }
 
     #[inline(never)]
@@ -108,20 +110,31 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         (node, found): (Slot, Slot),
         address: B,
     ) -> u32 {
-        let walk = Walk {
-            best: nodes.inherit(node),
-            found,
-            at: usize::from(self.stride / 8) + 1,
-        };
+        let mut walk = self.begin(found, address);
+        walk.at += 1;
+        walk.rest <<= 8;
+        walk.best = nodes.inherit(node);
         self.go_on(nodes, fib, walk, address)
     }
 
-    /// From a slot on that holds no code: at most one node for each further byte.
+    /// A walk from a root slot.
     #[inline]
+    fn begin(&self, found: Slot, address: B) -> Walk {
+        Walk {
+            best: 0,
+            found,
+            at: self.stride / 8,
+            rest: address.window(0) << self.stride,
+        }
+    }
+
+    /// From a slot on that holds no code: at most one node for each further byte.
+    #[inline(always)]
     fn go_on(&self, nodes: &Nodes<'_>, fib: usize, mut walk: Walk, address: B) -> u32 {
-        let bytes = address.bytes();
         while is_node(walk.found) {
-            walk = step(nodes, walk, &bytes);
+            if !walk.step(nodes) {
+                walk = low(nodes, walk, address);
+            }
         }
         self.end(fib, walk, address)
     }
@@ -171,8 +184,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         }
     }
 
-    /// Looks up as many addresses as both slices have. All take each step together,
-    /// so that the processor waits for all of their memory at once.
+    /// Looks up as many addresses as both slices have. Those of a batch take each
+    /// step together, so that the processor waits for all of their memory at once.
     pub(super) fn find_all(
         &self,
         nodes: &Nodes<'_>,
@@ -182,6 +195,12 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     ) {
         let batches = addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH));
         for (addresses, codes) in batches {
+            if B::WIDTH > 32 && self.store.len() < APART {
+                for (address, code) in addresses.iter().zip(codes) {
+                    *code = self.find(nodes, fib, *address);
+                }
+                continue;
+            }
             for (address, code) in addresses.iter().zip(&mut *codes) {
                 *code = self.root(fib, *address);
             }
@@ -190,44 +209,122 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                 touched ^= nodes.touch(*slot);
             }
             core::hint::black_box(touched);
-            for (address, code) in addresses.iter().zip(codes) {
-                *code = if self.stride == 16 {
-                    self.find_below(nodes, fib, (*code, *address))
-                } else {
-                    self.find_narrow(nodes, fib, *address)
-                };
+            if B::WIDTH == 32 && self.stride == 16 {
+                for (address, code) in addresses.iter().zip(codes) {
+                    *code = self.find_below(nodes, fib, (*code, *address));
+                }
+            } else {
+                self.walk_all(nodes, fib, addresses, codes);
             }
         }
     }
+
+    /// From root slots, which are in `codes`, to codes, a node at a time.
+    fn walk_all(&self, nodes: &Nodes<'_>, fib: usize, addresses: &[B], codes: &mut [u32]) {
+        let mut walks = [Walk::default(); BATCH];
+        // The numbers of those that are not at their end, the first `count` of them.
+        let mut active = [0u8; BATCH];
+        let mut count = 0;
+        let begun = walks
+            .iter_mut()
+            .zip((0..).zip(addresses.iter().zip(&*codes)));
+        for (walk, (number, (address, slot))) in begun {
+            *walk = self.begin(*slot, *address);
+            if !is_code(*slot)
+                && let Some(place) = active.get_mut(count)
+            {
+                *place = number;
+                count += 1;
+            }
+        }
+        let mut touched = 0;
+        while count > 0 {
+            let mut left = 0;
+            for at in 0..count {
+                let number = active.get(at).copied().unwrap_or(0);
+                let Some(walk) = walks.get_mut(usize::from(number)) else {
+                    break;
+                };
+                let Some(address) = addresses.get(usize::from(number)) else {
+                    break;
+                };
+                if is_node(walk.found) {
+                    if !walk.step(nodes) {
+                        *walk = low(nodes, *walk, *address);
+                    }
+                    if walk.found >= NODE {
+                        touched ^= if walk.found >= STORE {
+                            self.store.touch(walk.found & INDEX)
+                        } else {
+                            nodes.touch(walk.found)
+                        };
+                        if let Some(place) = active.get_mut(left) {
+                            *place = number;
+                            left += 1;
+                        }
+                        continue;
+                    }
+                }
+                if let Some(code) = codes.get_mut(usize::from(number)) {
+                    *code = self.end(fib, *walk, *address);
+                }
+            }
+            count = left;
+        }
+        core::hint::black_box(touched);
+    }
 }
 
-/// Through one node. A walk that leaves what the node skips is at its end.
-#[inline]
-fn step(nodes: &Nodes<'_>, walk: Walk, bytes: &[u8; 24]) -> Walk {
-    let Walk {
-        best,
-        found,
-        mut at,
-    } = walk;
-    if found & SKIP != 0 {
-        let skip = nodes.skip(found);
-        let window = bytes.get(at..).and_then(|rest| rest.first_chunk());
-        let differ = u64::from_be_bytes(*window.unwrap_or(&[0; 8])) ^ skip.bits;
-        if differ.leading_zeros() < u32::from(skip.length) {
-            return Walk {
-                best,
-                found: skip.other,
-                at,
-            };
+impl Walk {
+    /// Through one node, if its bits end before the border; false when not. A walk
+    /// that leaves what the node skips is at its end.
+    #[inline(always)]
+    fn step(&mut self, nodes: &Nodes<'_>) -> bool {
+        let node = self.found;
+        if node & SKIP != 0 {
+            let skip = nodes.skip(node);
+            if self.at + skip.length / 8 >= 8 {
+                return false;
+            }
+            if (self.rest ^ skip.bits) >> ((64 - skip.length) & 63) != 0 {
+                self.found = skip.other;
+                return true;
+            }
+            self.at += skip.length / 8;
+            self.rest <<= skip.length & 63;
+        } else if self.at >= 8 {
+            return false;
         }
-        at += usize::from(skip.length / 8);
+        let [byte, ..] = self.rest.to_be_bytes();
+        self.rest <<= 8;
+        self.at += 1;
+        self.through(nodes, node, byte);
+        true
     }
-    // Nodes that resolve no bits of an address are never made.
-    let byte = bytes.get(at).copied().unwrap_or(0);
-    let inherit = nodes.inherit(found);
-    Walk {
-        best: if inherit == 0 { best } else { inherit },
-        found: nodes.word(found, byte),
-        at: at + 1,
+
+    #[inline]
+    fn through(&mut self, nodes: &Nodes<'_>, node: Slot, byte: u8) {
+        let (inherit, found) = nodes.visit(node, byte);
+        if inherit != 0 {
+            self.best = inherit;
+        }
+        self.found = found;
     }
+}
+
+/// Through one node whose bits may be on both sides of the border of 64.
+#[inline(never)]
+fn low<B: Bits>(nodes: &Nodes<'_>, mut walk: Walk, address: B) -> Walk {
+    let node = walk.found;
+    let skip = nodes.skip(node);
+    let differ = address.window(walk.at * 8) ^ skip.bits;
+    if differ.leading_zeros() < u32::from(skip.length) {
+        walk.found = skip.other;
+        return walk;
+    }
+    walk.at += skip.length / 8;
+    let [byte, ..] = address.window(walk.at * 8).to_be_bytes();
+    walk.at += 1;
+    walk.through(nodes, node, byte);
+    walk
 }

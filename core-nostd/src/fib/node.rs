@@ -166,12 +166,19 @@ impl Open {
     /// Visits the runs of equal slots: their number, first slot and word.
     fn runs(&self, mut see: impl FnMut(usize, usize, Slot)) -> usize {
         let mut count = 0;
-        let mut last = None;
-        for (slot, word) in self.slots.iter().enumerate() {
-            if last != Some(*word) {
-                last = Some(*word);
-                see(count, slot, *word);
-                count += 1;
+        let mut last = !self.slots.first().copied().unwrap_or(0);
+        let (eights, _) = self.slots.as_chunks::<8>();
+        for (first, eight) in (0..).step_by(8).zip(eights) {
+            // Most go on with the run before.
+            if eight.iter().fold(0, |differ, word| differ | (word ^ last)) == 0 {
+                continue;
+            }
+            for (slot, word) in (first..).zip(eight) {
+                if *word != last {
+                    last = *word;
+                    see(count, slot, *word);
+                    count += 1;
+                }
             }
         }
         count
@@ -220,6 +227,33 @@ impl Nodes<'_> {
         }
     }
 
+    /// A node's `inherit` and the result in its slot.
+    #[inline]
+    pub(super) fn visit(&self, node: Slot, slot: u8) -> (u32, Slot) {
+        steps::count();
+        let words = &*self.pages.words;
+        let at = start(node);
+        if node & FLAT != 0 {
+            let block = words.get(at..at + SLOTS + 1).unwrap_or_default();
+            let word = block.get(usize::from(slot)).copied().unwrap_or(0);
+            return (block.get(SLOTS).copied().unwrap_or(0), word);
+        }
+        if node & RANKED != 0 {
+            let head = words.get(at..at + 17);
+            let Some((marks, [inherit])) = head.and_then(<[u32]>::split_first_chunk) else {
+                return (0, 0);
+            };
+            return (*inherit, self.read(at + 17 + ranked(marks, slot)));
+        }
+        match words.get(at..at + 3 + FEW_RUNS) {
+            Some([low, high, inherit, results @ ..]) => {
+                let result = results.get(few([*low, *high], slot));
+                (*inherit, result.copied().unwrap_or(0))
+            }
+            _ => (0, 0),
+        }
+    }
+
     #[inline]
     pub(super) fn read(&self, place: usize) -> u32 {
         self.pages.words.get(place).copied().unwrap_or(0)
@@ -255,9 +289,10 @@ impl Nodes<'_> {
             return Skip::default();
         }
         steps::count();
-        let from = start(node).wrapping_sub(index(SKIP_WORDS));
-        let words = self.pages.words.get(from..).unwrap_or_default();
-        let [high, low, length, other] = *words.first_chunk().unwrap_or(&[0; 4]);
+        let end = start(node);
+        let words = self.pages.words.get(end.wrapping_sub(4)..end);
+        let words = words.and_then(<[u32]>::first_chunk);
+        let [low, high, length, other] = *words.unwrap_or(&[0; 4]);
         let [length, ..] = length.to_le_bytes();
         Skip {
             bits: u64::from(high) << 32 | u64::from(low),
@@ -352,7 +387,7 @@ impl Nodes<'_> {
         if length != 0 {
             let from = start(node).wrapping_sub(index(SKIP_WORDS));
             let half = |bits: u64| u32::try_from(bits & 0xffff_ffff).unwrap_or(0);
-            let words = [half(bits >> 32), half(bits), length.into(), other];
+            let words = [half(bits), half(bits >> 32), length.into(), other];
             let place = self.pages.words.get_mut(from..);
             for (place, word) in place.unwrap_or_default().iter_mut().zip(words) {
                 *place = word;

@@ -161,6 +161,12 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
         self.entry(link).map(|entry| (entry.prefix(), &entry.value))
     }
 
+    /// Something of an entry, so that its line is on the way when it is asked for.
+    pub(super) fn touch(&self, link: Link) -> u32 {
+        let entry = Self::index(link).and_then(|index| self.entries.get(index));
+        entry.map_or(0, |entry| u32::from(entry.length))
+    }
+
     /// The entry that a walk by `prefix` ends at.
     fn descend(&self, mut link: Link, prefix: Prefix<B>) -> Link {
         while let Some(fork) = self.fork(link) {

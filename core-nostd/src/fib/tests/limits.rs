@@ -79,6 +79,40 @@ fn there_is_no_such_fib_behind_the_last() {
 }
 
 #[test]
+fn a_batch_answers_as_its_addresses_alone() {
+    fn check<B: Address>(routes: u64) {
+        let mut storage = boxed::<FibStorage<u32, 1, 500, 65_536, 256, 200>>();
+        let mut fib = storage.fib();
+        let mut random = Random(routes);
+        // Few different bits, so that prefixes nest and parts are skipped.
+        let mut address = || {
+            let bits = random.wide() & 0x0303_0101_0003_0000_0101_0000_0100_0003;
+            let bits = (0x2001 << 112) ^ bits ^ (bits << 96);
+            (
+                B::from_wide(bits >> (128 - B::WIDTH) << (128 - B::WIDTH)),
+                random.next(),
+            )
+        };
+        for value in 1..=u32::try_from(routes).unwrap() {
+            let (bits, draw) = address();
+            let length = u8::try_from(draw % (u64::from(B::WIDTH) + 1)).unwrap();
+            fib.insert(0, prefix(bits, length), value).unwrap();
+        }
+        let addresses: Vec<B> = (0..1000).map(|_| address().0).collect();
+        for count in [0, 1, 63, 64, 65, 1000] {
+            let mut codes = std::vec![7; count];
+            fib.lookup_batch(0, &addresses[..count], &mut codes);
+            let alone = addresses[..count].iter().map(|at| fib.lookup(0, *at));
+            assert_eq!(codes, alone.collect::<Vec<_>>());
+        }
+    }
+    for routes in [0, 1, 10, 400] {
+        check::<u32>(routes);
+        check::<u128>(routes);
+    }
+}
+
+#[test]
 fn a_value_can_be_changed_in_place() {
     #[derive(Clone, Copy, PartialEq, Debug, FromZeros, Immutable)]
     struct Marked {
