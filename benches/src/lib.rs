@@ -4,6 +4,9 @@
 //!   through the core, beside the same job written with etherparse and prefix-trie.
 //! - `cargo bench -p culvert-benches --bench instructions` counts its instructions
 //!   under valgrind; it needs `cargo install gungraun-runner` and valgrind.
+//! - `cargo bench -p culvert-benches --bench fib` times the FIB beside other
+//!   longest-prefix matchers, and `--bench fib_instructions` counts its instructions
+//!   and fails when they changed; it needs valgrind.
 //! - `cargo bench -p culvert-benches --bench offload` times segmentation in software
 //!   beside a copy of the bytes.
 //!
