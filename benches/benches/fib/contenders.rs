@@ -88,6 +88,28 @@ impl<K: Key> Table<K> for Culvert {
     }
 }
 
+/// Ours, asked for one address at a time.
+pub struct OneByOne(pub Culvert);
+
+impl<K: Key> Table<K> for OneByOne {
+    fn name(&self) -> &'static str {
+        "culvert, single"
+    }
+
+    #[inline(always)]
+    fn one(&self, key: K) -> u32 {
+        self.0.fib.lookup(0, key)
+    }
+
+    fn insert(&mut self, bits: K, length: u8, next_hop: u32) {
+        Table::insert(&mut self.0, bits, length, next_hop);
+    }
+
+    fn remove(&mut self, bits: K, length: u8) {
+        Table::remove(&mut self.0, bits, length);
+    }
+}
+
 fn mb(bytes: usize) -> f64 {
     f64::from(u32::try_from(bytes >> 10).expect("below 4 TB")) / 1024.0
 }

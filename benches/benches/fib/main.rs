@@ -1,20 +1,24 @@
 //! The FIB beside other longest-prefix matchers: the same seeded routes and keys,
 //! rounds interleaved, medians.
 //!
-//! `cargo bench -p culvert-benches --bench fib -- [ipv4|ipv6] [ROUTES] [rounds=N]`.
-//! With `--features peer-dpdk` also DPDK's rte_lpm and rte_lpm6, in a process of their own.
+//! `cargo bench -p culvert-benches --bench fib -- [ipv4|ipv6] [ROUTES] [rounds=N] [record]`.
+//! With `--features peer-dpdk` (after `ci/setup --peers`) also DPDK's rte_lpm and
+//! rte_lpm6, in a process of their own. With `record` it writes the medians, plots of
+//! them and what the machine is to `results/`.
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
 
 mod contenders;
 #[cfg(feature = "peer-dpdk")]
 mod dpdk;
+mod plot;
 mod routes;
 
 use std::time::{Duration, Instant};
 
 use nix::time::ClockId;
 
-use contenders::{Culvert, IpNetworkTable, Iptrie, PoptrieCrate, PrefixTrie, Table};
+use contenders::{Culvert, IpNetworkTable, Iptrie, OneByOne, PoptrieCrate, PrefixTrie, Table};
+use plot::Line;
 use routes::{Draw, Key, Random, Route, answers, keys, routes};
 
 /// Keys in a round: more than what caches hold of the large tables.
@@ -37,7 +41,7 @@ struct Options {
     family: Option<String>,
     size: Option<usize>,
     rounds: usize,
-    lookups: Option<usize>,
+    record: bool,
 }
 
 fn main() {
@@ -45,45 +49,24 @@ fn main() {
         family: None,
         size: None,
         rounds: 9,
-        lookups: None,
+        record: false,
     };
     for argument in std::env::args().skip(1) {
         if let Some(rounds) = argument.strip_prefix("rounds=") {
             options.rounds = rounds.parse().expect("rounds=N");
-        } else if let Some(count) = argument.strip_prefix("lookups=") {
-            options.lookups = Some(count.parse().expect("lookups=N"));
+        } else if argument == "record" {
+            options.record = true;
         } else if let Ok(size) = argument.parse() {
             options.size = Some(size);
         } else if argument.starts_with("ipv") {
             options.family = Some(argument);
         }
     }
-    if let Some(count) = options.lookups {
-        return lookups(&options, count);
-    }
-    family::<u32>(&options, v4_tables);
-    family::<u128>(&options, v6_tables);
-}
-
-/// Only culvert's lookups, so many, for a count of instructions: that of two runs
-/// with different numbers of lookups differs by what those take.
-fn lookups(options: &Options, count: usize) {
-    fn run<K: Key>(mut table: impl Table<K>, size: usize, count: usize) {
-        let routes = routes::<K>(size);
-        let keys = keys(&routes, Draw::Random, 1 << 16);
-        for (bits, length, next_hop) in &routes {
-            table.insert(*bits, *length, *next_hop);
-        }
-        let mut found = vec![0; keys.len()];
-        for _ in 0..count >> 16 {
-            table.many(&keys, &mut found);
-        }
-        std::hint::black_box(found);
-    }
-    let size = options.size.unwrap_or(10_000);
-    match options.family.as_deref() {
-        Some("ipv6") => run::<u128>(Culvert::new(), size, count),
-        _ => run::<u32>(Culvert::new(), size, count),
+    let mut lines = Vec::new();
+    family::<u32>(&options, v4_tables, &mut lines);
+    family::<u128>(&options, v6_tables, &mut lines);
+    if options.record {
+        plot::record(&lines);
     }
 }
 
@@ -91,6 +74,7 @@ fn v4_tables() -> Vec<Box<dyn Table<u32>>> {
     let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 20);
     vec![
         Box::new(Culvert::new()),
+        Box::new(OneByOne(Culvert::new())),
         Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv4Net>(prefix_trie::PrefixMap::new())),
@@ -102,6 +86,7 @@ fn v6_tables() -> Vec<Box<dyn Table<u128>>> {
     let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 18);
     vec![
         Box::new(Culvert::new()),
+        Box::new(OneByOne(Culvert::new())),
         Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv6Net>(prefix_trie::PrefixMap::new())),
@@ -109,7 +94,11 @@ fn v6_tables() -> Vec<Box<dyn Table<u128>>> {
     ]
 }
 
-fn family<K: Key>(options: &Options, tables: fn() -> Vec<Box<dyn Table<K>>>) {
+fn family<K: Key>(
+    options: &Options,
+    tables: fn() -> Vec<Box<dyn Table<K>>>,
+    lines: &mut Vec<Line>,
+) {
     let wanted = options.family.as_deref();
     if wanted.is_some_and(|family| !family.eq_ignore_ascii_case(K::NAME)) {
         return;
@@ -118,6 +107,13 @@ fn family<K: Key>(options: &Options, tables: fn() -> Vec<Box<dyn Table<K>>>) {
         if options.size.is_none_or(|wanted| wanted == *size) {
             let figures = measure(*size, tables(), options.rounds);
             report::<K>(*size, &figures);
+            lines.extend(figures.iter().map(|figures| Line {
+                family: K::NAME,
+                routes: *size,
+                table: figures.name,
+                lookups: figures.lookups.each_ref().map(|values| median(values)),
+                updates: figures.updates,
+            }));
         }
     }
 }
