@@ -38,11 +38,11 @@ pub fn is_right(header: &[u8; 20]) -> bool {
     let ([first, second], Some(last)) = (words, last.first_chunk()) else {
         return false;
     };
+    // Each carry goes in before the next word comes, and so makes none itself.
     let (sum, carry) = u64::from_ne_bytes(*first).overflowing_add(u64::from_ne_bytes(*second));
-    let (sum, more) = sum.overflowing_add(u64::from(u32::from_ne_bytes(*last)));
-    let sum = sum
-        .wrapping_add(u64::from(carry))
-        .wrapping_add(u64::from(more));
+    let sum = sum.wrapping_add(u64::from(carry));
+    let (sum, carry) = sum.overflowing_add(u64::from(u32::from_ne_bytes(*last)));
+    let sum = sum.wrapping_add(u64::from(carry));
     sum.is_multiple_of(0xffff)
 }
 
@@ -132,6 +132,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_header_is_right_when_its_words_sum_to_all_ones() {
+        let mut header = [0; 20];
+        for len in 0..=u8::MAX {
+            for ones in 3..20 {
+                header[..4].copy_from_slice(&[0x45, len, len, 0x14]);
+                header[4..].fill(len);
+                header[4..=ones].fill(0xff);
+                // What carries out of the machine's words is different each time.
+                for last in 0..=u8::MAX {
+                    header[19] = last;
+                    let right = fold(naive(&header)) == 0xffff;
+                    assert_eq!(is_right(&header), right, "{header:x?}");
+                }
+            }
+        }
+        // Here the first carry alone makes another one, at the very end.
+        header[..4].copy_from_slice(&[0x45, 0, 0, 0x14]);
+        header[4..16].fill(0xff);
+        let last = u32::MAX - u32::from_ne_bytes([0x45, 0, 0, 0x14]) + 1;
+        header[16..].copy_from_slice(&last.to_ne_bytes());
+        assert_ne!(fold(naive(&header)), 0xffff);
+        assert!(!is_right(&header));
     }
 
     #[test]
