@@ -10,11 +10,11 @@
 //! ```
 //!
 //! Questions are asked at 0, 250 ms, 500 ms, 1 s and 2 s; at 3 s the neighbor has
-//! failed, and so has every packet to it until 4 s; who sent the one that waited is told. A known one is verified by two
-//! questions to itself and one to all, 250 ms apart, while its MAC address stays in
-//! use. What a neighbor says of itself changes its entry at once, and never makes
-//! one. All of it happens when a frame comes or goes, or in a tick: there is no
-//! clock here.
+//! failed, and so has every packet to it until 4 s; who sent the one that waited is
+//! told. A known one is verified by two questions to itself and one to all, 250 ms
+//! apart, while its MAC address stays in use. What a neighbor says of itself changes
+//! its entry at once, and never makes one. All of it happens when a frame comes or
+//! goes, or in a tick: there is no clock here.
 //!
 //! A neighbor that becomes known, moves, or is lost is news for the control plane.
 //! What is told is what a place holds by then, compared with what was told last:
@@ -164,6 +164,8 @@ impl Neighbors<'_> {
             State::Failed if now < entry.due => return Err(DropReason::NeighborFailed),
             State::Failed | State::Free => {
                 entry.begin(State::Incomplete, now);
+                // One that no spare was found for to say that it has waited in vain.
+                self.lose_waiting(place);
                 self.head.attend(place);
                 return Ok(Found::Wait(place));
             }

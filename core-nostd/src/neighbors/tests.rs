@@ -357,6 +357,23 @@ fn the_queue_is_bounded_and_comes_back() {
 }
 
 #[test]
+fn a_packet_whose_refusal_found_no_spare_gives_its_place_to_the_next() {
+    let mut memory = Memory::new(4, 2);
+    let neighbors = &mut memory.neighbors();
+    wait(neighbors, ms(0), v4(1)).unwrap();
+    history(neighbors, 0, 2999);
+    // Nobody carries out what is due.
+    for now in (3000..5000).step_by(100) {
+        for place in 0..neighbors.entries.len() {
+            neighbors.work(ms(now), place);
+        }
+    }
+    wait(neighbors, ms(5000), v4(1)).unwrap();
+    assert_eq!(neighbors.take_lost(), 1);
+    wait(neighbors, ms(5000), v4(2)).unwrap();
+}
+
+#[test]
 fn frames_that_cannot_wait_are_refused() {
     let mut memory = Memory::new(8, 1);
     let mut neighbors = memory.neighbors();
