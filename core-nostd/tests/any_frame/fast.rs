@@ -1,6 +1,7 @@
 //! The fast path against the stages: the same verdicts, bytes and counts.
 
 use culvert_core::channel::*;
+use culvert_core::wire::checksum;
 use culvert_core::*;
 use proptest::prelude::*;
 
@@ -27,53 +28,108 @@ fn batches(inputs: Vec<(PortId, Input)>) -> Vec<(PortId, Vec<Input>)> {
     runs.map(|run| (run[0].0, batch(run))).collect()
 }
 
-/// A packet of the fast path, with a change that may take it off.
-fn nearly_plain(node: Node) -> BoxedStrategy<(PortId, Input)> {
+/// TCP or UDP of a pod's, by this port: as a stack makes it, or with its checksum left
+/// to a device.
+fn plain(port: PortId) -> BoxedStrategy<Vec<u8>> {
     let remote: [u8; 4] = [10, 244, 2, 2];
-    let frame = prop_oneof![
-        any::<(u16, u16)>().prop_map(move |ports| (POD_A, ports)),
-        any::<(u16, u16)>().prop_map(move |ports| (UNDERLAY, ports)),
-    ]
-    .prop_map(move |(port, ports)| {
-        let (mac, src, dst) = match port {
-            POD_A => (MAC_A, A, remote),
-            _ => (VTEP_2, remote, A),
-        };
-        (port, udp_ports(mac, src, dst, ports, b"a plain packet"))
-    });
-    let change = prop::option::of((any::<prop::sample::Index>(), 0u32..8));
-    let padding = prop_oneof![3 => Just(0usize), 1 => 0usize..20];
-    (frame, change, padding, any::<bool>())
-        .prop_map(move |((port, frame), change, padding, right)| {
-            let mut frame = frame;
-            if let Some((at, bit)) = change {
-                let at = at.index(44.min(frame.len()));
-                frame[at] ^= 1 << bit;
-                if right && frame[14] >> 4 == 4 {
-                    mend(&mut frame);
-                }
-            }
-            frame.resize(frame.len() + padding, 0xa5);
-            if port == POD_A {
-                return (port, Input::from(frame));
-            }
-            let (to, _) = frame.split_first_chunk_mut::<6>().unwrap();
-            to.iter_mut()
-                .zip(GATEWAY_MAC)
-                .for_each(|(to, from)| *to ^= from);
-            to.iter_mut()
-                .zip(node.vtep_of(1))
-                .for_each(|(to, from)| *to ^= from);
-            let mut input = match node.encap {
-                Encap::Ipip => ipip(&frame),
-                _ => vxlan(&frame, 1),
+    let (mac, src, dst) = match port {
+        POD_A => (MAC_A, A, remote),
+        _ => (VTEP_2, remote, A),
+    };
+    // Also on both sides of what fits.
+    let len = prop_oneof![6 => 0usize..40, 3 => 1380usize..1490, 1 => 8900usize..9000];
+    (any::<bool>(), any::<(u16, u16)>(), len, any::<bool>())
+        .prop_map(move |(is_tcp, ports, len, finished)| {
+            let payload = vec![0x5a; len];
+            let (mut frame, field) = match is_tcp {
+                true => (tcp(mac, src, dst, &payload), 34 + 16),
+                false => (udp_ports(mac, src, dst, ports, &payload), 34 + 6),
             };
-            if let Some(outer) = &mut input.outer {
-                (outer.src, outer.dst) = (node.address_of(2), node.address_of(1));
+            if !finished {
+                let len = u16::try_from(frame.len() - 34).unwrap();
+                let (src, dst) = (src.into(), dst.into());
+                let sum = checksum::pseudo_header_v4(src, dst, frame[23], len);
+                frame[field..field + 2].copy_from_slice(&checksum::fold(sum).to_be_bytes());
             }
-            (port, input)
+            frame
         })
         .boxed()
+}
+
+/// What a device says of a frame, and how it comes.
+fn circumstances() -> BoxedStrategy<(Checksum, Option<usize>, u8)> {
+    let partial = |offset| Checksum::Partial { start: 34, offset };
+    let mark = prop::sample::select(vec![Checksum::Verified, partial(6), partial(16)]);
+    let mark = prop_oneof![4 => Just(Checksum::None), 1 => mark];
+    let headroom = prop_oneof![8 => Just(None), 1 => (0usize..40).prop_map(Some)];
+    let outer_tos = prop_oneof![2 => Just(0), 1 => any::<u8>()];
+    (mark, headroom, outer_tos).boxed()
+}
+
+/// A packet of the fast path, with a change that may take it off.
+fn nearly_plain(node: Node) -> BoxedStrategy<(PortId, Input)> {
+    let frame =
+        prop::sample::select(vec![POD_A, UNDERLAY]).prop_flat_map(|port| (Just(port), plain(port)));
+    let change = prop::option::of((any::<prop::sample::Index>(), 0u32..8));
+    let padding = prop_oneof![3 => Just(0usize), 1 => 0usize..20];
+    let changes = (change, padding, any::<bool>());
+    (frame, changes, circumstances())
+        .prop_map(
+            move |((port, mut frame), (change, padding, right), circumstances)| {
+                if let Some((at, bit)) = change {
+                    let at = at.index(44.min(frame.len()));
+                    frame[at] ^= 1 << bit;
+                    if right && frame[14] >> 4 == 4 {
+                        mend(&mut frame);
+                    }
+                }
+                frame.resize(frame.len() + padding, 0xa5);
+                let (checksum, headroom, outer_tos) = circumstances;
+                let input = match port {
+                    POD_A => Input::from(frame),
+                    _ => tunnelled(node, frame, outer_tos),
+                };
+                let input = Input {
+                    checksum: of_tunnel(checksum, input.outer),
+                    headroom,
+                    ..input
+                };
+                (port, input)
+            },
+        )
+        .boxed()
+}
+
+/// A frame to the gateway as node 2 sends it to node 1.
+fn tunnelled(node: Node, mut frame: Vec<u8>, tos: u8) -> Input {
+    let (to, _) = frame.split_first_chunk_mut::<6>().unwrap();
+    for ((to, gateway), vtep) in to.iter_mut().zip(GATEWAY_MAC).zip(node.vtep_of(1)) {
+        *to ^= gateway ^ vtep;
+    }
+    let mut input = match node.encap {
+        Encap::Ipip => ipip(&frame),
+        _ => vxlan(&frame, 1),
+    };
+    if let Some(outer) = &mut input.outer {
+        (outer.src, outer.dst) = (node.address_of(2), node.address_of(1));
+        outer.tos = tos;
+    }
+    input
+}
+
+/// The mark of an Ethernet frame as it is counted in front of a tunnel's header.
+fn of_tunnel(mark: Checksum, outer: Option<Outer>) -> Checksum {
+    match (mark, outer.map(|outer| outer.l4)) {
+        (Checksum::Partial { start, offset }, Some(OuterL4::Udp { .. })) => Checksum::Partial {
+            start: start + 8,
+            offset,
+        },
+        (Checksum::Partial { start, offset }, Some(OuterL4::Ip { .. })) => Checksum::Partial {
+            start: start - 14,
+            offset,
+        },
+        _ => mark,
+    }
 }
 
 /// Makes the IPv4 checksum right.
@@ -98,12 +154,17 @@ proptest! {
             (Just(node), inputs(node), prop::collection::vec(nearly_plain(node), 0..12))
         }),
         shell in any_shell(),
+        path_mtu in prop::option::weighted(0.2, 600u16..1500),
     ) {
         let (mut fast, mut slow) = (Tiny::new(), Tiny::new());
         let (mut fast, mut slow) = (fast.gateway(), slow.gateway());
         slow.set_fast_path(false);
-        node.program(&mut fast);
-        node.program(&mut slow);
+        // Believed for ten minutes, of which the shell's clock may say that they are over.
+        let learned = path_mtu.map(|mtu| Operation::SetPathMtu { peer: PeerId(0), mtu });
+        for gateway in [&mut fast, &mut slow] {
+            node.program(gateway);
+            gateway.apply(Owner::Cluster, learned.as_slice()).unwrap();
+        }
         let inputs = [plain, inputs].concat();
         for batch in batches(inputs) {
             let expected = outcome(&mut slow, &shell, batch.clone());
