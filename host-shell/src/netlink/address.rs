@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
@@ -38,9 +37,8 @@ impl Netlink {
         if let Some(link) = link {
             request = request.set_link_index_filter(self.index_of(link, doing).await?);
         }
-        let messages: Vec<AddressMessage> = request
-            .execute()
-            .try_collect()
+        let messages: Vec<AddressMessage> = self
+            .dump(|| request.execute())
             .await
             .map_err(|error| failed(doing(), error))?;
         Ok(messages

@@ -253,9 +253,7 @@ impl Netlink {
     }
 
     async fn link_messages(&self) -> Result<Vec<LinkMessage>, NetlinkError> {
-        let stream = self.handle.link().get().execute();
-        stream
-            .try_collect()
+        self.dump(|| self.handle.link().get().execute())
             .await
             .map_err(|error| failed("list the interfaces", error))
     }

@@ -6,8 +6,11 @@ mod link;
 mod route;
 
 use std::io;
+use std::sync::Arc;
 
+use futures_util::{Stream, TryStreamExt};
 use rtnetlink::Handle;
+use tokio::sync::Mutex;
 
 use crate::sys::netns::{NetNs, NetNsError};
 
@@ -88,6 +91,8 @@ impl NetlinkError {
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: Handle,
+    /// A socket takes one dump at a time; to another one the kernel says EBUSY.
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -114,7 +119,19 @@ impl Netlink {
         };
         let (connection, handle, _) = opened.map_err(|source| NetlinkError::Connect { source })?;
         runtime.spawn(connection);
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            dumping: Arc::default(),
+        })
+    }
+
+    /// Everything that a dump brings, which is asked for when no other one is under way.
+    async fn dump<T, S>(&self, ask: impl FnOnce() -> S) -> Result<Vec<T>, rtnetlink::Error>
+    where
+        S: Stream<Item = Result<T, rtnetlink::Error>>,
+    {
+        let _alone = self.dumping.lock().await;
+        ask().try_collect().await
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
@@ -175,9 +174,8 @@ impl Netlink {
             RouteMessageBuilder::<Ipv4Addr>::new().build(),
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
-            let stream = self.handle.route().get(query).execute();
-            let messages: Vec<RouteMessage> = stream
-                .try_collect()
+            let messages: Vec<RouteMessage> = self
+                .dump(|| self.handle.route().get(query).execute())
                 .await
                 .map_err(|error| failed(doing(), error))?;
             all.extend(messages);

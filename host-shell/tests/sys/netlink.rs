@@ -41,6 +41,25 @@ async fn a_connection_works_in_its_namespace_only() {
     assert_eq!(NetNs::current().unwrap(), outside);
 }
 
+/// The kernel takes one dump at a time from a socket, and callers know nothing of
+/// each other.
+#[tokio::test]
+async fn many_ask_for_all_addresses_links_and_routes_at_once() {
+    let (a, _b) = pair();
+    let netlink = connect(&a);
+    let asking = (0..32).map(|_| {
+        let netlink = netlink.clone();
+        tokio::spawn(async move {
+            netlink.addresses(None).await.unwrap();
+            netlink.links().await.unwrap();
+            netlink.routes_of(PROTOCOL_CULVERT).await.unwrap();
+        })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        asked.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_address_is_gone_and_is_no_route_s_source() {
     let (a, _b) = pair();
