@@ -28,23 +28,59 @@ fn batches(inputs: Vec<(PortId, Input)>) -> Vec<(PortId, Vec<Input>)> {
     runs.map(|run| (run[0].0, batch(run))).collect()
 }
 
-/// TCP or UDP of a pod's, by this port: as a stack makes it, or with its checksum left
-/// to a device.
-fn plain(port: PortId) -> BoxedStrategy<Vec<u8>> {
+/// Addresses of a packet by this port: mostly those of the fast path.
+fn addresses(port: PortId) -> BoxedStrategy<([u8; 4], [u8; 4])> {
     let remote: [u8; 4] = [10, 244, 2, 2];
-    let (mac, src, dst) = match port {
-        POD_A => (MAC_A, A, remote),
-        _ => (VTEP_2, remote, A),
+    let (src, dst) = match port {
+        POD_A => (A, remote),
+        _ => (remote, A),
     };
+    let others = vec![
+        A,
+        B,
+        GATEWAY,
+        NODE_1,
+        NODE_2,
+        [10, 244, 3, 2],
+        [127, 0, 0, 1],
+        [224, 0, 0, 5],
+        [0, 0, 0, 1],
+    ];
+    let other = move || prop::sample::select(others.clone());
+    (
+        prop_oneof![8 => Just(src), 1 => other()],
+        prop_oneof![8 => Just(dst), 1 => other()],
+    )
+        .boxed()
+}
+
+/// A SYN whose MSS is more than fits.
+fn syn(mac: [u8; 6], src: [u8; 4], dst: [u8; 4]) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2(mac, GATEWAY_MAC).ipv4(src, dst, 64);
+    let builder = builder.tcp(9, 80, 7, 1000).syn();
+    let mut out = Vec::new();
+    let builder = builder.options_raw(&[2, 4, 0x23, 0]).unwrap();
+    builder.write(&mut out, b"").unwrap();
+    out
+}
+
+/// TCP or UDP by this port: as a stack makes it, or with its checksum left to a device.
+fn plain(port: PortId) -> BoxedStrategy<Vec<u8>> {
+    let mac = if port == POD_A { MAC_A } else { VTEP_2 };
+    let ports = prop_oneof![4 => any::<(u16, u16)>(), 1 => Just((9, 8472))];
     // Also on both sides of what fits.
     let len = prop_oneof![6 => 0usize..40, 3 => 1380usize..1490, 1 => 8900usize..9000];
-    (any::<bool>(), any::<(u16, u16)>(), len, any::<bool>())
-        .prop_map(move |(is_tcp, ports, len, finished)| {
+    let ttl = prop_oneof![6 => Just(64u8), 1 => 0u8..4];
+    let kind = (0..3, any::<bool>(), ttl);
+    (addresses(port), ports, len, kind)
+        .prop_map(move |((src, dst), ports, len, (kind, finished, ttl))| {
             let payload = vec![0x5a; len];
-            let (mut frame, field) = match is_tcp {
-                true => (tcp(mac, src, dst, &payload), 34 + 16),
-                false => (udp_ports(mac, src, dst, ports, &payload), 34 + 6),
+            let (mut frame, field) = match kind {
+                0 => (udp_ports(mac, src, dst, ports, &payload), 34 + 6),
+                1 => (tcp(mac, src, dst, &payload), 34 + 16),
+                _ => (syn(mac, src, dst), 34 + 16),
             };
+            edit_ip(&mut frame, |header| header.time_to_live = ttl);
             if !finished {
                 let len = u16::try_from(frame.len() - 34).unwrap();
                 let (src, dst) = (src.into(), dst.into());
@@ -155,6 +191,7 @@ proptest! {
         }),
         shell in any_shell(),
         path_mtu in prop::option::weighted(0.2, 600u16..1500),
+        default_route in any::<bool>(),
     ) {
         let (mut fast, mut slow) = (Tiny::new(), Tiny::new());
         let (mut fast, mut slow) = (fast.gateway(), slow.gateway());
@@ -164,6 +201,10 @@ proptest! {
         for gateway in [&mut fast, &mut slow] {
             node.program(gateway);
             gateway.apply(Owner::Cluster, learned.as_slice()).unwrap();
+            if default_route {
+                let to = NextHop::Peer { peer: PeerId(0), encap: node.encap };
+                gateway.apply(Owner::Cluster, &[route("0.0.0.0/0", to)]).unwrap();
+            }
         }
         let inputs = [plain, inputs].concat();
         for batch in batches(inputs) {
