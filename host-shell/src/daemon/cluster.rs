@@ -170,4 +170,4 @@ fn host_net(address: IpAddr) -> IpNet {
 
 #[cfg(test)]
 #[path = "cluster_tests.rs"]
-mod tests;
+pub(super) mod tests;

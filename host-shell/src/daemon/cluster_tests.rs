@@ -31,7 +31,8 @@ fn config(network: &str, underlay: [&str; 3]) -> Config {
 const V4: [&str; 3] = ["192.168.77.1", "192.168.77.2", "192.168.78.3"];
 const V6: [&str; 3] = ["fd77::1", "fd77::2", "fd78::3"];
 
-fn link(prefix_length: u8, mtu: u32) -> UnderlayLink {
+/// The underlay's device.
+pub(in crate::daemon) fn link(prefix_length: u8, mtu: u32) -> UnderlayLink {
     UnderlayLink {
         link: Link {
             index: 2,

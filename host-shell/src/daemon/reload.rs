@@ -164,71 +164,65 @@ fn is_same(before: &UnderlayLink, now: &UnderlayLink) -> bool {
 /// What differs and cannot change while the daemon runs: pods, sockets, devices and the
 /// database were made by it.
 fn fixed(now: &Config, new: &Config) -> Vec<String> {
+    let of_node = (&new.path, node_values(now), node_values(new));
+    let of_cluster = (&new.cluster_path, cluster_values(now), cluster_values(new));
     let mut found = Vec::new();
-    let mut compare = |file: &Path, key: &str, before: String, after: String| {
-        if before != after {
-            found.push(format!(
-                "{}: {key} is {after} and was {before} at the start; that takes a restart of culvertd",
-                file.display()
-            ));
+    for (file, before, after) in [of_node, of_cluster] {
+        for ((key, before), (_, after)) in before.into_iter().zip(after) {
+            if before != after {
+                found.push(format!(
+                    "{}: {key} is {after} and was {before} at the start; that takes a restart of culvertd",
+                    file.display()
+                ));
+            }
         }
-    };
-    let file = &new.path;
-    let path = |path: &Path| path.display().to_string();
-    compare(file, "node", now.node.name.clone(), new.node.name.clone());
-    compare(file, "run_dir", path(&now.run_dir), path(&new.run_dir));
-    compare(
-        file,
-        "state_dir",
-        path(&now.state_dir),
-        path(&new.state_dir),
-    );
-    compare(file, "log", now.log.clone(), new.log.clone());
-    compare(file, "host.device", now.device.clone(), new.device.clone());
-    let file = &new.cluster_path;
-    let ((node, network), (new_node, new_network)) = (
-        (&now.node, &now.cluster.network),
-        (&new.node, &new.cluster.network),
-    );
-    let own = |key: &str| format!("{key} of this node {}", now.node.name);
-    let (before, after) = (node.underlay.to_string(), new_node.underlay.to_string());
-    compare(file, &own("underlay"), before, after);
-    compare(file, &own("pods"), list(&node.pods), list(&new_node.pods));
-    compare(file, "name", network.name.clone(), new_network.name.clone());
-    let (before, after) = (list(&network.prefixes), list(&new_network.prefixes));
-    compare(file, "prefix", before, after);
-    for (key, before, after) in [
-        ("vni", network.vni, new_network.vni),
-        (
-            "udp_port",
-            network.udp_port.into(),
-            new_network.udp_port.into(),
-        ),
-    ] {
-        compare(file, key, before.to_string(), after.to_string());
     }
-    let gateways = [network, new_network].map(|network| {
-        format!(
-            "{} {} at {}",
-            network.gateway, network.gateway6, network.gateway_mac
-        )
-    });
-    let [before, after] = gateways;
-    compare(file, "the gateway", before, after);
-    let proxies = [network, new_network].map(|network| format!("{:?}", network.proxy));
-    let [before, after] = proxies;
-    compare(file, "proxy", before, after);
-    let (before, after) = (network.udp_checksum, new_network.udp_checksum);
-    compare(file, "udp_checksum", before.to_string(), after.to_string());
-    let (before, after) = (network.outer_df, new_network.outer_df);
-    compare(file, "outer_df", before.to_string(), after.to_string());
     if found.is_empty() && underlay::options(now) != underlay::options(new) {
         found.push(format!(
             "{}: encap and accept ask for a tunnel that was not in use at the start, or no longer for one that was; its sockets take a restart of culvertd",
-            file.display()
+            new.cluster_path.display()
         ));
     }
     found
+}
+
+/// What is fixed of the node's own file, by its keys.
+fn node_values(config: &Config) -> Vec<(String, String)> {
+    let path = |path: &Path| path.display().to_string();
+    let values = [
+        ("node", config.node.name.clone()),
+        ("run_dir", path(&config.run_dir)),
+        ("state_dir", path(&config.state_dir)),
+        ("log", config.log.clone()),
+        ("host.device", config.device.clone()),
+    ];
+    values.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// What is fixed of the cluster's file.
+fn cluster_values(config: &Config) -> Vec<(String, String)> {
+    let (node, network) = (&config.node, &config.cluster.network);
+    let gateway = format!(
+        "{} {} at {}",
+        network.gateway, network.gateway6, network.gateway_mac
+    );
+    let own = [
+        ("underlay", node.underlay.to_string()),
+        ("pods", list(&node.pods)),
+    ];
+    let own = own.map(|(key, value)| (format!("{key} of this node {}", node.name), value));
+    let values = [
+        ("name", network.name.clone()),
+        ("prefix", list(&network.prefixes)),
+        ("vni", network.vni.to_string()),
+        ("udp_port", network.udp_port.to_string()),
+        ("the gateway", gateway),
+        ("proxy", format!("{:?}", network.proxy)),
+        ("udp_checksum", network.udp_checksum.to_string()),
+        ("outer_df", network.outer_df.to_string()),
+    ];
+    let values = values.map(|(key, value)| (key.to_owned(), value));
+    own.into_iter().chain(values).collect()
 }
 
 /// What is another one than before, a line each.

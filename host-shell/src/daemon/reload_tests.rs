@@ -5,8 +5,8 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
+use crate::daemon::cluster::tests::link;
 use crate::daemon::site::PeerIds;
-use crate::netlink::{Link, OperState};
 
 const NETWORK: &str = "[network]\nname = \"pods\"\nprefix = \"10.244.0.0/16\"\nvni = 1\n\
                        udp_port = 8472\n";
@@ -24,24 +24,8 @@ fn load(dir: &TempDir, cluster: &str) -> Config {
     Config::load(&path).unwrap()
 }
 
-fn underlay(mtu: u32) -> UnderlayLink {
-    UnderlayLink {
-        link: Link {
-            index: 2,
-            name: "eth0".to_owned(),
-            mac: None,
-            mtu,
-            up: true,
-            kind: None,
-            oper_state: OperState::Up,
-            alias: None,
-        },
-        prefix_length: 24,
-    }
-}
-
 fn site(config: Config, mtu: u32, before: &PeerIds) -> Site {
-    Site::new(config, underlay(mtu), before).unwrap()
+    Site::new(config, link(24, mtu), before).unwrap()
 }
 
 fn cluster() -> String {
