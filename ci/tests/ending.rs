@@ -1,7 +1,7 @@
 //! However a lab ends, nothing of it stays, and nothing else is touched.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -40,22 +40,8 @@ fn hold(arguments: &[&str]) -> Held {
     }
 }
 
-fn dir(tag: &str) -> PathBuf {
-    Path::new("/run/culvert-lab").join(tag)
-}
-
 fn signal(child: &Child, name: &str) {
     run(&["kill", "-s", name, &child.id().to_string()], "").unwrap();
-}
-
-fn assert_gone(tag: &str, processes: &[ProcessId]) {
-    assert_eq!(namespaces_of(tag).unwrap(), Vec::<String>::new());
-    assert!(!dir(tag).exists());
-    let left: Vec<_> = processes
-        .iter()
-        .filter(|process| process.is_alive())
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -66,7 +52,7 @@ fn a_dropped_lab_is_gone() {
     assert_eq!(processes.len(), 1);
     assert_eq!(namespaces_of(&tag).unwrap().len(), 5);
     drop(lab);
-    assert_gone(&tag, &processes);
+    common::assert_gone(&tag, &processes);
     drop(service);
 }
 
@@ -80,14 +66,14 @@ fn a_panic_takes_its_lab_down() {
     })
     .join();
     assert!(ended.is_err());
-    assert_gone(&receiver.recv().unwrap(), &[]);
+    common::assert_gone(&receiver.recv().unwrap(), &[]);
 }
 
 #[test]
 fn a_panic_of_the_program_takes_its_lab_down() {
     let mut held = hold(&["--panic"]);
     assert!(!held.child.wait().unwrap().success());
-    assert_gone(&held.tag, &held.processes);
+    common::assert_gone(&held.tag, &held.processes);
 }
 
 #[test]
@@ -97,7 +83,7 @@ fn a_signal_takes_the_lab_down() {
         assert_eq!(held.processes.len(), 1);
         signal(&held.child, name);
         assert!(!held.child.wait().unwrap().success(), "{name}");
-        assert_gone(&held.tag, &held.processes);
+        common::assert_gone(&held.tag, &held.processes);
     }
 }
 
@@ -115,7 +101,7 @@ fn an_early_signal_takes_a_half_built_lab_down() {
         std::thread::sleep(Duration::from_millis(wait_ms));
         signal(&child, "TERM");
         assert!(!child.wait().unwrap().success(), "after {wait_ms} ms");
-        assert_gone(&tag, &[]);
+        common::assert_gone(&tag, &[]);
     }
 }
 
@@ -127,7 +113,7 @@ fn a_killed_lab_is_swept_and_a_living_one_is_not() {
     killed.child.wait().unwrap();
     assert_eq!(killed.processes.len(), 1, "the service was not seen");
     sweep(Kept::Leave).unwrap();
-    assert_gone(&killed.tag, &killed.processes);
+    common::assert_gone(&killed.tag, &killed.processes);
 
     assert_eq!(namespaces_of(&alive.tag).unwrap().len(), 4);
     assert!(alive.processes.iter().all(|process| process.is_alive()));
@@ -138,7 +124,7 @@ fn a_killed_lab_is_swept_and_a_living_one_is_not() {
     } = alive;
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
-    assert_gone(&tag, &processes);
+    common::assert_gone(&tag, &processes);
 }
 
 #[test]
@@ -148,7 +134,9 @@ fn a_sweep_spares_a_process_that_took_over_a_number() {
     let mut killed = hold(&[]);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
-    let record = dir(&killed.tag).join("pids").join(id.pid.to_string());
+    let record = common::dir(&killed.tag)
+        .join("pids")
+        .join(id.pid.to_string());
     // Another test's lab may have swept it meanwhile; then there is no record to lead astray.
     if record.parent().is_some_and(Path::exists) {
         let _ = std::fs::write(&record, format!("{}\n", id.start + 1));
@@ -157,7 +145,7 @@ fn a_sweep_spares_a_process_that_took_over_a_number() {
     assert!(id.is_alive());
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-    assert_gone(&killed.tag, &killed.processes);
+    common::assert_gone(&killed.tag, &killed.processes);
 }
 
 #[test]
@@ -190,7 +178,7 @@ fn a_lab_that_cannot_be_built_leaves_nothing() {
     lab.delete_pod("p1").unwrap();
     lab.add_pod("n2", "p1").unwrap();
     lab.take_down().unwrap();
-    assert_gone(&tag, &[]);
+    common::assert_gone(&tag, &[]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_lab::{Lab, NodeKind, wait_for};
+use culvert_lab::{Lab, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -12,15 +12,6 @@ mod common;
 mod frames;
 
 use frames::{Ip, ethernet, hex, udp};
-
-/// n1 with culvert, n2 with the kernel's VXLAN, a pod on each.
-fn lab() -> Lab {
-    let kinds = [("n1", NodeKind::Culvert, 1), ("n2", NodeKind::Kernel, 2)];
-    let mut lab = Lab::new(common::plan(&kinds)).unwrap();
-    lab.add_pod("n1", "p1").unwrap();
-    lab.add_pod("n2", "p2").unwrap();
-    lab
-}
 
 fn events(lab: &Lab) -> String {
     lab.culvert("n1", &["events"]).unwrap().stdout
@@ -41,7 +32,7 @@ fn told(lab: &Lab, words: &[&str]) {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn drops_are_told_with_the_pod_and_who_sent_what_to_whom() {
-    let lab = lab();
+    let lab = common::mixed_lab();
     let command = lab.culvert_command("n1").unwrap();
     let argv = ["sh", "-c", &format!("exec {command} events --follow")];
     let following = lab.spawn("n1", &argv, |_| true).unwrap();
@@ -91,7 +82,7 @@ fn inject(lab: &Lab, packet: &[u8]) {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn a_smaller_path_mtu_is_told_and_shown_with_its_peer() {
-    let lab = lab();
+    let lab = common::mixed_lab();
     let peer = || -> Value {
         let output = lab.culvert("n1", &["peers", "-o", "json"]).unwrap();
         let peers: Value = serde_json::from_str(&output.stdout).unwrap();

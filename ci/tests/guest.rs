@@ -7,9 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use culvert_lab::capture::{Fields, decode};
-use culvert_lab::{
-    Checksums, Encapsulation, Guest, Kept, Lab, NodeKind, ProcessId, namespaces_of, sweep,
-};
+use culvert_lab::{Checksums, Encapsulation, Guest, Kept, Lab, NodeKind, ProcessId, sweep};
 
 mod common;
 
@@ -305,7 +303,7 @@ fn a_guest_that_dies_says_why_and_one_that_cannot_start_leaves_nothing() {
     let processes = lab.processes();
     let tag = lab.tag().to_owned();
     lab.take_down().unwrap();
-    assert_gone(&tag, &processes);
+    common::assert_gone(&tag, &processes);
 
     let missing = PathBuf::from("/usr/bin/no-such-program");
     let plan = common::plan(&[("g1", FINISHED, 1)]);
@@ -321,16 +319,6 @@ impl Drop for Killed {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn assert_gone(tag: &str, processes: &[ProcessId]) {
-    assert_eq!(namespaces_of(tag).unwrap(), Vec::<String>::new());
-    assert!(!Path::new("/run/culvert-lab").join(tag).exists());
-    let left: Vec<_> = processes
-        .iter()
-        .filter(|process| process.is_alive())
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -357,7 +345,7 @@ fn a_guest_whose_lab_was_killed_is_swept() {
     drop(held);
     assert!(processes.iter().all(|process| process.is_alive()));
     sweep(Kept::Leave).unwrap();
-    assert_gone(tag, &processes);
+    common::assert_gone(tag, &processes);
 }
 
 #[test]

@@ -9,15 +9,6 @@ use serde_json::{Value, json};
 
 mod common;
 
-/// n1 with culvert, n2 with the kernel's VXLAN, a pod on each.
-fn lab() -> Lab {
-    let kinds = [("n1", NodeKind::Culvert, 1), ("n2", NodeKind::Kernel, 2)];
-    let mut lab = Lab::new(common::plan(&kinds)).unwrap();
-    lab.add_pod("n1", "p1").unwrap();
-    lab.add_pod("n2", "p2").unwrap();
-    lab
-}
-
 fn ask(lab: &Lab, what: &str) -> Value {
     let output = lab.culvert("n1", &[what, "-o", "json"]).unwrap();
     serde_json::from_str(&output.stdout).unwrap()
@@ -62,7 +53,7 @@ fn check(lab: &Lab, pod: &Pod) -> Call {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn adds_that_cannot_be_leave_nothing() {
-    let lab = lab();
+    let lab = common::mixed_lab();
     lab.add_place("x").unwrap();
     let add = lab.call("ADD", "n1", "x");
     let plain = lab.dir().join("plain");
@@ -215,7 +206,7 @@ fn adds_that_cannot_be_leave_nothing() {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn a_duplicate_add_leaves_the_first_alone() {
-    let lab = lab();
+    let lab = common::mixed_lab();
     let before = picture(&lab, "p1");
     let answer = lab.call("ADD", "n1", "p1").answer().unwrap();
     assert!(
@@ -229,7 +220,7 @@ fn a_duplicate_add_leaves_the_first_alone() {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn check_sees_what_somebody_changed() {
-    let mut lab = lab();
+    let mut lab = common::mixed_lab();
     lab.add_pod("n1", "p3").unwrap();
     let pod = lab.pod("p1").unwrap().clone();
     granted(&check(&lab, &pod));
@@ -334,7 +325,7 @@ fn a_pool_that_is_used_up_can_be_used_again() {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn del_succeeds_whatever_is_still_there() {
-    let mut lab = lab();
+    let mut lab = common::mixed_lab();
     let left = |lab: &Lab| ask(lab, "endpoints").as_array().unwrap().len();
     granted(&lab.call("DEL", "n1", "nobody"));
     for (number, place) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
@@ -387,7 +378,7 @@ fn del_succeeds_whatever_is_still_there() {
 #[test]
 #[ignore = "needs culvert's programs: run by ci/test"]
 fn gc_deletes_what_the_runtime_does_not_list() {
-    let mut lab = lab();
+    let mut lab = common::mixed_lab();
     lab.add_pod("n1", "p3").unwrap();
     let gc = lab.call("GC", "n1", "p1").key("cniVersion", json!("1.1.0"));
     refused(&lab, "p1", &gc, (7, &["cni.dev/valid-attachments"]));
