@@ -188,17 +188,20 @@ pub fn has_source_route(header: &[u8]) -> bool {
 /// checksum (RFC 1624). A TTL of 0 and a truncated header are left alone.
 #[inline(always)]
 pub fn decrement_ttl(bytes: &mut [u8]) {
-    let Some(h) = bytes.first_chunk_mut::<HEADER_LEN>() else {
+    let header = bytes.first_chunk_mut::<HEADER_LEN>();
+    let rest = header.and_then(|header| header.get_mut(8..));
+    let Some(place) = rest.and_then(|rest| rest.first_chunk_mut()) else {
         return;
     };
-    let Some(ttl) = h[8].checked_sub(1) else {
+    let word = u32::from_le_bytes(*place);
+    if word & 0xff == 0 {
         return;
-    };
-    h[8] = ttl;
-    // The word of TTL and protocol is lower by 0x100, whatever it is.
-    let (sum, carry) = u16::from_be_bytes([h[10], h[11]]).overflowing_add(0x100);
-    let carry = carry || sum == 0xffff;
-    [h[10], h[11]] = sum.wrapping_add(u16::from(carry)).to_be_bytes();
+    }
+    // Read backwards, the TTL is the lowest byte and the checksum the upper half, in
+    // which what is 0x100 on the wire is 1: it rises by that, and its carry goes round.
+    let (_, carry) = word.overflowing_add(0x0002_0000);
+    let word = word.wrapping_add(0x0001_0000 - 1 + (u32::from(carry) << 16));
+    *place = word.to_le_bytes();
 }
 
 /// Sets the ECN field (RFC 3168) of the header at the front of `bytes` and
