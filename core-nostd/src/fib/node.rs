@@ -254,6 +254,16 @@ impl Nodes<'_> {
         }
     }
 
+    /// The result in a slot of a flat node that skips nothing, or 0 if it is none.
+    #[inline(always)]
+    pub(super) fn flat(&self, node: Slot, slot: u8) -> Slot {
+        if node & !PLACE != NODE | FLAT {
+            return 0;
+        }
+        steps::count();
+        self.read(start(node) + usize::from(slot))
+    }
+
     #[inline]
     pub(super) fn read(&self, place: usize) -> u32 {
         self.pages.words.get(place).copied().unwrap_or(0)
