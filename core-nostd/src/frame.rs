@@ -123,6 +123,14 @@ pub struct Frame<'b> {
     pub(crate) neighbor: Option<IpAddr>,
 }
 
+/// What [`Frame::front_mut`] lends.
+pub(crate) struct Front<'f, const N: usize> {
+    pub(crate) bytes: &'f mut [u8; N],
+    /// The frame's bytes behind these.
+    pub(crate) rest: &'f mut [u8],
+    pub(crate) outer: &'f mut Option<Outer>,
+}
+
 impl<'b> Frame<'b> {
     /// Free bytes that a shell leaves in front of each frame it hands in: room
     /// for the largest outer header (Ethernet, IPv6, UDP, VXLAN: 70 bytes) and a
@@ -216,19 +224,26 @@ impl<'b> Frame<'b> {
         Some(new)
     }
 
-    /// Lets the frame start elsewhere in its buffer and end `excess` bytes earlier,
-    /// without a look at its marks: for frames that have none. Returns its first `N`
-    /// bytes; `None`, and no change, when it has not as many.
+    /// The front of the frame's bytes with the free ones `before` them, `N` in all,
+    /// and what is beside. `None` when there are not as many.
     #[inline(always)]
-    pub(crate) fn reshape<const N: usize>(
-        &mut self,
-        start: usize,
-        excess: usize,
-    ) -> Option<&mut [u8; N]> {
-        let end = self.end.checked_sub(excess)?;
-        let first = self.buffer.get_mut(start..end)?.first_chunk_mut()?;
-        (self.start, self.end) = (start, end);
-        Some(first)
+    pub(crate) fn front_mut<const N: usize>(&mut self, before: usize) -> Option<Front<'_, N>> {
+        let start = self.start.checked_sub(before)?;
+        let bytes = self.buffer.get_mut(start..self.end)?;
+        let (bytes, rest) = bytes.split_first_chunk_mut()?;
+        Some(Front {
+            bytes,
+            rest,
+            outer: &mut self.outer,
+        })
+    }
+
+    /// Lets the frame be `len` bytes elsewhere in its buffer, which must be there,
+    /// without a look at its marks: for frames that have none.
+    #[inline(always)]
+    pub(crate) fn place(&mut self, start: usize, len: usize) {
+        self.start = start;
+        self.end = start + len;
     }
 
     /// Takes `count` bytes off the front. `None`, and no change, when the frame

@@ -165,8 +165,8 @@ pub(super) fn finish_checksum<S, A: Lookup>(packet: &mut Ip<'_, '_, S, A>) -> Re
 /// The outer source port, by the inner flow's hash.
 #[inline(always)]
 pub(super) fn source_port(hash: u64) -> u16 {
-    let [high, low, ..] = hash.to_be_bytes();
-    FIRST_SOURCE_PORT | u16::from_be_bytes([high, low]) >> 2
+    // Its upper 14 bits.
+    FIRST_SOURCE_PORT | u16::try_from(hash >> 50).unwrap_or(0)
 }
 
 /// A hash of a flow, so that flows spread over paths and queues while each keeps
@@ -180,19 +180,17 @@ pub(super) fn flow_hash<A: Lookup>(header: &ip::Header<A>) -> u64 {
         // The fragments of a packet may name different ones (RFC 8200 section 4.5).
         (true, true) => (ipv6::FRAGMENT, None),
     };
-    hash(
-        A::mix(header.src, header.dst),
-        protocol,
-        ports.unwrap_or((0, 0)),
-    )
+    let (src, dst) = ports.unwrap_or((0, 0));
+    let ports = u32::from(src) << 16 | u32::from(dst);
+    hash(A::mix(header.src, header.dst), protocol, ports)
 }
 
-/// A hash of mixed addresses, protocol and ports. The two halves of a product depend
+/// A hash of mixed addresses, protocol, and source and destination port. The two halves of a product depend
 /// on all bits of both factors (as in wyhash), so that neighbouring addresses and
 /// ports spread evenly.
 #[inline(always)]
-pub(super) fn hash(addresses: u64, protocol: u8, (src, dst): (u16, u16)) -> u64 {
-    let rest = u64::from(protocol) << 32 | u64::from(src) << 16 | u64::from(dst);
+pub(super) fn hash(addresses: u64, protocol: u8, ports: u32) -> u64 {
+    let rest = u64::from(protocol) << 32 | u64::from(ports);
     let addresses = u128::from(addresses ^ 0x2d35_8dcc_aa6c_78a5);
     let product = addresses * u128::from(rest ^ 0x8bb8_4b93_962e_acc9);
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = product.to_be_bytes();

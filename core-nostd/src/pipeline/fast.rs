@@ -6,7 +6,7 @@
 //! at the first doubt it leaves the frame as it was to them, who know every case and
 //! every name of a drop. `tests/any_frame/fast.rs` holds one against the other.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use heapless::Vec;
 
@@ -14,17 +14,15 @@ use super::route::Tunnel;
 use super::{Arrival, decap, deliver};
 use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
+use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
 use crate::wire::ip::Address;
 use crate::wire::{checksum, ethernet, ip, ipv4, vxlan};
-use crate::{
-    Checksum, Fate, Frame, MacAddr, NetworkId, Outer, OuterL4, Packet, PeerId, PortId, Segmentation,
-};
+use crate::{Checksum, Fate, Frame, MacAddr, Outer, OuterL4, Packet, PortId, Segmentation};
 
-/// Bytes of Ethernet and IPv4 header.
-const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 /// Bytes of IPv4 header and UDP header, or the front of TCP's.
 const PACKET: usize = ipv4::HEADER_LEN + 8;
+/// Bytes of VXLAN header, Ethernet header and the front of a packet.
+const IN_VXLAN: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN + PACKET;
 
 /// What is read of a plain packet.
 struct Plain {
@@ -32,17 +30,16 @@ struct Plain {
     dst: Ipv4Addr,
     tos: u8,
     protocol: u8,
-    ports: (u16, u16),
+    /// Source and destination port.
+    ports: u32,
     total_len: u16,
 }
 
 impl Plain {
-    /// Reads an IPv4 packet that has no options, is whole, may be forwarded, and is
-    /// TCP or UDP between two hosts.
+    /// Reads the front of an IPv4 packet of at most `room` bytes that has no options,
+    /// is whole, may be forwarded, and is TCP or UDP.
     #[inline(always)]
-    fn parse(packet: &[u8]) -> Option<Plain> {
-        let h = packet.first_chunk::<PACKET>()?;
-        let (header, _) = h.split_first_chunk::<{ ipv4::HEADER_LEN }>()?;
+    fn parse(h: &[u8; PACKET], room: usize) -> Option<Plain> {
         let total_len = u16::from_be_bytes([h[2], h[3]]);
         let whole = u16::from_be_bytes([h[6], h[7]]) & 0x3fff == 0;
         let protocol = h[9];
@@ -51,21 +48,16 @@ impl Plain {
             return None;
         }
         let len = usize::from(total_len);
-        if len < PACKET || len > packet.len() || !checksum::is_right(header) {
+        if len < PACKET || len > room || !checksum::is_right(h.first_chunk()?) {
             return None;
         }
         let word = |a, b, c, d| Ipv4Addr::from_bits(u32::from_be_bytes([a, b, c, d]));
-        let src = word(h[12], h[13], h[14], h[15]);
-        let dst = word(h[16], h[17], h[18], h[19]);
-        is_plain_host(dst).then_some(Plain {
-            src,
-            dst,
+        Some(Plain {
+            src: word(h[12], h[13], h[14], h[15]),
+            dst: word(h[16], h[17], h[18], h[19]),
             tos: h[1],
             protocol,
-            ports: (
-                u16::from_be_bytes([h[20], h[21]]),
-                u16::from_be_bytes([h[22], h[23]]),
-            ),
+            ports: u32::from_be_bytes([h[20], h[21], h[22], h[23]]),
             total_len,
         })
     }
@@ -74,6 +66,18 @@ impl Plain {
     #[inline(always)]
     fn may_be_clamped(&self, network: &NetworkEntry) -> bool {
         self.protocol == ip::TCP && network.options.has(NetworkOptions::CLAMP_MSS)
+    }
+
+    #[inline(always)]
+    fn dst_port(&self) -> u16 {
+        let [_, _, high, low] = self.ports.to_be_bytes();
+        u16::from_be_bytes([high, low])
+    }
+
+    /// Bytes of the packet with so many in front.
+    #[inline(always)]
+    fn len_behind(&self, front: usize) -> usize {
+        front + usize::from(self.total_len)
     }
 }
 
@@ -92,18 +96,24 @@ fn is_finished(frame: &Frame<'_>) -> bool {
     frame.segmentation == Segmentation::None && !partial
 }
 
-/// Writes the Ethernet header of a plain packet and lowers its TTL.
+/// The Ethernet header of an IPv4 packet.
 #[inline(always)]
-fn rewrite(headers: &mut [u8; HEADERS], dst: MacAddr, src: MacAddr) {
-    let ethernet = ethernet::Header {
+fn ethernet(dst: MacAddr, src: MacAddr) -> [u8; ethernet::HEADER_LEN] {
+    let header = ethernet::Header {
         dst,
         src,
         ethertype: ethernet::IPV4,
     };
-    if let Some((first, packet)) = headers.split_first_chunk_mut() {
-        ethernet.emit(first);
-        ipv4::decrement_ttl(packet);
-    }
+    let mut bytes = [0; ethernet::HEADER_LEN];
+    header.emit(&mut bytes);
+    bytes
+}
+
+/// Fourteen bytes as two words that overlap, which are compared at once.
+#[inline(always)]
+fn words(bytes: &[u8; ethernet::HEADER_LEN]) -> [u64; 2] {
+    let word = |chunk: Option<&[u8; 8]>| chunk.map_or(0, |chunk| u64::from_ne_bytes(*chunk));
+    [word(bytes.first_chunk()), word(bytes.last_chunk())]
 }
 
 /// What is the same for all plain packets of a pod.
@@ -112,10 +122,14 @@ pub(super) struct Lane<'t> {
     network: &'t NetworkEntry,
     port: &'t PortEntry,
     /// What they begin with: the gateway's and the pod's MAC address, and IPv4.
-    ethernet: [u8; ethernet::HEADER_LEN],
+    ethernet: [u64; 2],
+    /// The pod's first address.
+    address: Ipv4Addr,
     /// A prefix that holds all the gateway's addresses, and its mask.
     gateways: (u32, u32),
     header: [u8; vxlan::HEADER_LEN],
+    /// What is behind the peer's MAC address in VXLAN: that of this node, and IPv4.
+    from_vtep: [u8; 8],
     vxlan: Tunnelled,
     ipip: Tunnelled,
 }
@@ -125,8 +139,9 @@ pub(super) struct Lane<'t> {
 struct Tunnelled {
     /// Largest packet that fits.
     mtu: u16,
-    /// The outer header but for what depends on the packet.
-    outer: Outer,
+    /// The outer header but for what depends on the packet; always there, to be
+    /// copied as a whole.
+    outer: Option<Outer>,
 }
 
 impl<'t> Lane<'t> {
@@ -140,21 +155,19 @@ impl<'t> Lane<'t> {
         if underlay.role != PortRole::Underlay {
             return None;
         }
-        let ethernet = ethernet::Header {
-            dst: network.gateway_mac,
-            src: port.mac,
-            ethertype: ethernet::IPV4,
-        };
-        let (mut headers, mut header) = ([0; ethernet::HEADER_LEN], [0; vxlan::HEADER_LEN]);
-        ethernet.emit(&mut headers);
+        let mut header = [0; vxlan::HEADER_LEN];
         vxlan::emit(network.vni, &mut header);
+        let address = port.addresses.iter().find_map(|key| match key.address() {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        })?;
         // Peers have the IP version of their network.
         let local = network.local.address();
         let tunnelled = |tunnel: Tunnel, l4| Tunnelled {
             mtu: underlay
                 .mtu
                 .saturating_sub(tunnel.overhead(local.is_ipv6())),
-            outer: deliver::outer(0, (network, local), l4),
+            outer: Some(deliver::outer(0, (network, local), l4)),
         };
         let udp = OuterL4::Udp {
             src_port: 0,
@@ -165,20 +178,27 @@ impl<'t> Lane<'t> {
         Some(Lane {
             network,
             port,
-            ethernet: headers,
+            ethernet: words(&ethernet(network.gateway_mac, port.mac)),
+            address,
             gateways: network.gateways.common_v4(),
             header,
+            from_vtep: *ethernet(MacAddr::ZERO, network.vtep_mac).last_chunk()?,
             vxlan: tunnelled(Tunnel::Vxlan, udp),
             ipip: tunnelled(Tunnel::Ipip, ip),
         })
     }
 
-    /// Whether the gateway may have this address.
+    /// Whether the pod has this address.
     #[inline(always)]
-    fn may_be_gateway(&self, address: Ipv4Addr) -> bool {
-        let (bits, mask) = self.gateways;
-        (address.to_bits() ^ bits) & mask == 0
+    fn owns(&self, address: Ipv4Addr) -> bool {
+        address == self.address || self.port.addresses.has(address)
     }
+}
+
+/// Whether the prefix that holds all the gateway's addresses has this one.
+#[inline(always)]
+fn may_be_gateway((bits, mask): (u32, u32), address: Ipv4Addr) -> bool {
+    (address.to_bits() ^ bits) & mask == 0
 }
 
 /// Ports that a run of plain packets may leave by before it is counted.
@@ -195,42 +215,54 @@ pub(crate) struct Run {
     pub(crate) sent: Vec<(PortId, u64, u64), PORTS>,
 }
 
+/// The port that a packet leaves by, and its bytes then.
+type Sent = (PortId, usize);
+
 impl Run {
-    /// Goes through a batch as long as its packets are plain.
+    /// Goes on through a batch as long as its packets are plain.
     #[inline(always)]
-    fn of(
+    fn go_on(
+        &mut self,
         batch: &mut [Packet<'_>],
-        mut decide: impl FnMut(&mut Frame<'_>) -> Option<PortId>,
-    ) -> Run {
-        let mut run = Run::default();
-        let (mut last, mut bytes, mut counted) = (None, 0, 0);
-        for packet in batch {
-            let len = packet.frame.len();
-            let Some(port) = decide(&mut packet.frame) else {
+        mut decide: impl FnMut(&mut Frame<'_>) -> Option<Sent>,
+    ) {
+        let rest = batch.get_mut(self.frames..).unwrap_or_default();
+        let mut packets = rest.iter_mut();
+        let (mut last, mut bytes, mut counted) = (PortId::default(), 0, 0);
+        let (mut frames, mut rx_bytes) = (0, 0);
+        while let Some(packet) = packets.next() {
+            let received = packet.frame.len();
+            let Some((port, sent)) = decide(&mut packet.frame) else {
                 break;
             };
             packet.fate = Fate::Forward(port);
-            if last != Some(port) {
-                run.leave(last, run.frames - counted, bytes);
-                (last, bytes, counted) = (Some(port), 0, run.frames);
+            if port != last {
+                self.leave(last, frames - counted, bytes);
+                (last, bytes, counted) = (port, 0, frames);
+                if self.is_full() {
+                    packets = Default::default();
+                }
             }
-            run.rx_bytes += wide(len);
-            bytes += packet.frame.len();
-            run.frames += 1;
-            // The last ones want a place, too.
-            if run.sent.len() + 1 == PORTS {
-                break;
-            }
+            rx_bytes += received;
+            bytes += sent;
+            frames += 1;
         }
-        run.leave(last, run.frames - counted, bytes);
-        run
+        self.leave(last, frames - counted, bytes);
+        self.frames += frames;
+        self.rx_bytes += wide(rx_bytes);
+    }
+
+    /// Whether only the port that is being counted has a place yet.
+    fn is_full(&self) -> bool {
+        self.sent.len() + 1 >= PORTS
     }
 
     /// Counts what left by a port.
-    fn leave(&mut self, port: Option<PortId>, frames: usize, bytes: usize) {
-        let sent = port.map(|port| (port, wide(frames), wide(bytes)));
-        // It ends before it is full.
-        let _ = sent.map(|sent| self.sent.push(sent));
+    fn leave(&mut self, port: PortId, frames: usize, bytes: usize) {
+        if frames > 0 {
+            // It ends before it is full.
+            let _ = self.sent.push((port, wide(frames), wide(bytes)));
+        }
     }
 }
 
@@ -240,186 +272,372 @@ fn wide(number: usize) -> u64 {
 
 /// Decides about the plain packets at the front of a batch. The frame behind them
 /// is as it was.
-#[inline(never)]
 pub(super) fn run(arrival: &Arrival<'_, '_>, batch: &mut [Packet<'_>]) -> Run {
-    let tables = arrival.context.tables;
-    match (&arrival.lane, arrival.port.role) {
-        (Some(lane), _) => Run::of(batch, |frame| from_endpoint(tables, lane, frame)),
-        (None, PortRole::Underlay) => {
-            let mut train = None;
-            Run::of(batch, |frame| from_underlay(arrival, frame, &mut train))
-        }
-        _ => Run::default(),
+    let mut run = Run::default();
+    if let Some(lane) = &arrival.lane {
+        out_of_pod(&mut run, arrival.context.tables, lane, batch);
     }
+    if arrival.port.role != PortRole::Underlay {
+        return run;
+    }
+    // Mostly they are all of one kind.
+    let mut trains = Trains::default();
+    loop {
+        let before = run.frames;
+        let next = batch.get(before).and_then(|packet| packet.frame.outer);
+        match next.map(|outer| outer.l4) {
+            Some(OuterL4::Udp { .. }) => out_of_vxlan(&mut run, arrival, batch, &mut trains.vxlan),
+            Some(OuterL4::Ip { .. }) => out_of_ipip(&mut run, arrival, batch, &mut trains.ipip),
+            None => return run,
+        }
+        if run.frames == before || run.is_full() {
+            return run;
+        }
+    }
+}
+
+#[inline(never)]
+fn out_of_pod(run: &mut Run, tables: &Tables<'_>, lane: &Lane<'_>, batch: &mut [Packet<'_>]) {
+    run.go_on(batch, |frame| from_endpoint(tables, lane, frame));
+}
+
+#[inline(never)]
+fn out_of_vxlan<'t>(
+    run: &mut Run,
+    arrival: &Arrival<'t, '_>,
+    batch: &mut [Packet<'_>],
+    train: &mut Option<Train<'t>>,
+) {
+    run.go_on(batch, |frame| from_vxlan(arrival, frame, train));
+}
+
+#[inline(never)]
+fn out_of_ipip<'t>(
+    run: &mut Run,
+    arrival: &Arrival<'t, '_>,
+    batch: &mut [Packet<'_>],
+    train: &mut Option<Train<'t>>,
+) {
+    run.go_on(batch, |frame| from_ipip(arrival, frame, train));
 }
 
 /// From a pod into a tunnel.
 #[inline(always)]
-fn from_endpoint(tables: &Tables<'_>, lane: &Lane<'_>, frame: &mut Frame<'_>) -> Option<PortId> {
-    let (ethernet, packet) = frame.content()?.split_first_chunk()?;
-    if *ethernet != lane.ethernet || !is_finished(frame) {
+fn from_endpoint(tables: &Tables<'_>, lane: &Lane<'_>, frame: &mut Frame<'_>) -> Option<Sent> {
+    if !is_finished(frame) {
         return None;
     }
-    let plain = Plain::parse(packet)?;
-    let excess = packet.len() - usize::from(plain.total_len);
+    let start = frame.headroom();
+    let front = frame.front_mut::<IN_VXLAN>(vxlan::HEADER_LEN)?;
+    let (header, rest) = front.bytes.split_first_chunk_mut()?;
+    let (macs, packet) = rest.split_first_chunk_mut()?;
+    let packet = packet.first_chunk_mut()?;
+    if words(macs) != lane.ethernet {
+        return None;
+    }
+    let plain = Plain::parse(packet, PACKET + front.rest.len())?;
     let network = lane.network;
-    let to_tunnel = plain.protocol == ip::UDP && tables.may_be_tunnel_port(plain.ports.1);
-    if !lane.port.addresses.has(plain.src)
-        || lane.may_be_gateway(plain.dst)
-        || to_tunnel
+    let to_tunnel = plain.protocol == ip::UDP && tables.may_be_tunnel_port(plain.dst_port());
+    if to_tunnel
+        || !lane.owns(plain.src)
+        || !is_plain_host(plain.dst)
+        || may_be_gateway(lane.gateways, plain.dst)
         || plain.may_be_clamped(network)
     {
         return None;
     }
     let (peer, encap) = tables.route_code(network, plain.dst).peer()?;
     let peer = tables.peer(peer).filter(|peer| peer.path_mtu == 0)?;
-    let start = frame.headroom();
-    let outer = match encap {
+    let (start, len) = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
-            const ALL: usize = vxlan::HEADER_LEN + HEADERS;
-            let start = start.checked_sub(vxlan::HEADER_LEN)?;
-            let all = frame.reshape::<ALL>(start, excess)?;
-            let (header, rest) = all.split_first_chunk_mut()?;
             *header = lane.header;
-            rewrite(rest.first_chunk_mut()?, peer.vtep_mac, network.vtep_mac);
-            let outer = frame.outer.insert(lane.vxlan.outer);
-            if let OuterL4::Udp { src_port, .. } = &mut outer.l4 {
+            *macs.first_chunk_mut()? = peer.vtep_mac.bytes();
+            *macs.last_chunk_mut()? = lane.from_vtep;
+            *front.outer = lane.vxlan.outer;
+            let l4 = front.outer.as_mut().map(|outer| &mut outer.l4);
+            if let Some(OuterL4::Udp { src_port, .. }) = l4 {
                 let addresses = Ipv4Addr::mix(plain.src, plain.dst);
                 let hash = deliver::hash(addresses, plain.protocol, plain.ports);
                 *src_port = deliver::source_port(hash);
             }
-            outer
+            const FRONT: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
+            (start - vxlan::HEADER_LEN, plain.len_behind(FRONT))
         }
         Encap::Ipip if plain.total_len <= lane.ipip.mtu => {
-            let start = start + ethernet::HEADER_LEN;
-            ipv4::decrement_ttl(frame.reshape::<{ ipv4::HEADER_LEN }>(start, excess)?);
-            frame.outer.insert(lane.ipip.outer)
+            *front.outer = lane.ipip.outer;
+            (start + ethernet::HEADER_LEN, plain.len_behind(0))
         }
         _ => return None,
     };
-    outer.dst = peer.underlay.address();
-    outer.tos = plain.tos;
-    Some(network.underlay)
+    ipv4::decrement_ttl(packet);
+    if let Some(outer) = front.outer {
+        outer.dst = peer.underlay.address();
+        outer.tos = plain.tos;
+    }
+    frame.place(start, len);
+    Some((network.underlay, len))
 }
 
-/// Where the last packet out of a tunnel went: its network, its destination, and the
-/// pod's port. Packets come in trains to one pod.
-type Train<'t> = Option<(NetworkId, Ipv4Addr, PortId, &'t PortEntry)>;
+/// The trains that packets come in out of each kind of tunnel.
+#[derive(Default)]
+struct Trains<'t> {
+    vxlan: Option<Train<'t>>,
+    ipip: Option<Train<'t>>,
+}
 
-/// From a tunnel to a pod.
+/// Where the last packet out of a tunnel went: the next one mostly goes there, too.
+struct Train<'t> {
+    network: &'t NetworkEntry,
+    /// In VXLAN the UDP port, the header, and the MAC address of this node's VTEP.
+    udp_port: u16,
+    front: [u64; 2],
+    /// Longest TCP packet that is one segment.
+    longest: u16,
+    /// A prefix that holds all the gateway's addresses, and its mask.
+    gateways: (u32, u32),
+    stop: Stop,
+}
+
+/// A pod that packets out of a tunnel go to.
+#[derive(Clone, Copy)]
+struct Stop {
+    dst: Ipv4Addr,
+    port: PortId,
+    mtu: u16,
+    ethernet: [u8; ethernet::HEADER_LEN],
+}
+
+impl Stop {
+    /// The pod that has an address.
+    #[inline(never)]
+    fn at(tables: &Tables<'_>, network: &NetworkEntry, dst: Ipv4Addr) -> Option<Stop> {
+        if !is_plain_host(dst) {
+            return None;
+        }
+        let id = tables.route_code(network, dst).endpoint()?;
+        let port = tables.port(id)?;
+        Some(Stop {
+            dst,
+            port: id,
+            mtu: port.mtu,
+            ethernet: ethernet(port.mac, network.gateway_mac),
+        })
+    }
+}
+
+impl<'t> Train<'t> {
+    fn new(
+        arrival: &Arrival<'t, '_>,
+        network: &'t NetworkEntry,
+        dst: Ipv4Addr,
+        tunnel: Tunnel,
+    ) -> Option<Self> {
+        let overhead = tunnel.overhead(network.local.address().is_ipv6());
+        Some(Train {
+            network,
+            udp_port: 0,
+            front: [0; 2],
+            longest: arrival.port.mtu.saturating_sub(overhead),
+            gateways: network.gateways.common_v4(),
+            stop: Stop::at(arrival.context.tables, network, dst)?,
+        })
+    }
+
+    /// The train of a packet in VXLAN that begins with these bytes.
+    #[cold]
+    #[inline(never)]
+    fn of_vxlan(
+        arrival: &Arrival<'t, '_>,
+        (udp_port, front): (u16, &[u8; ethernet::HEADER_LEN]),
+        dst: Ipv4Addr,
+    ) -> Option<Self> {
+        let (header, vtep) = front.split_first_chunk::<{ vxlan::HEADER_LEN }>()?;
+        let vni = vxlan::parse(header).ok()?;
+        let network = arrival.context.tables.network_by_vni(udp_port, vni)?;
+        if network.underlay != arrival.context.ingress || *vtep != network.vtep_mac.bytes() {
+            return None;
+        }
+        let train = Train::new(arrival, network, dst, Tunnel::Vxlan)?;
+        Some(Train {
+            udp_port,
+            front: words(front),
+            ..train
+        })
+    }
+
+    /// The train of a packet in IP in IP, which names no network.
+    #[cold]
+    #[inline(never)]
+    fn of_ipip(arrival: &Arrival<'t, '_>, underlay: IpAddr, dst: Ipv4Addr) -> Option<Self> {
+        let (tables, ingress) = (arrival.context.tables, arrival.context.ingress);
+        let (network, _) = tables.ipip_peer(ingress, underlay)?;
+        Train::new(arrival, network, dst, Tunnel::Ipip)
+    }
+
+    /// Whether a packet comes from the peer of the network that has its source. A
+    /// route leads to a peer of its own network, where only one has an address: it
+    /// is the one that the outer source stands for.
+    #[inline(always)]
+    fn comes_from(
+        &self,
+        tables: &Tables<'_>,
+        (underlay, encap): (IpAddr, Encap),
+        src: Ipv4Addr,
+    ) -> bool {
+        let route = tables.route_code(self.network, src).peer();
+        let peer = route.and_then(|(id, _)| tables.peers.get(id.index()));
+        peer.is_some_and(|peer| peer.is_at(underlay) && peer.accepts.contains(encap))
+    }
+
+    /// As [`Train::comes_from`], where it costs a call.
+    #[cold]
+    #[inline(never)]
+    fn comes_from_now(&self, tables: &Tables<'_>, underlay: IpAddr, src: Ipv4Addr) -> bool {
+        self.comes_from(tables, (underlay, Encap::Ipip), src)
+    }
+
+    /// Takes a packet that comes from its peer along: whether nothing about it needs
+    /// a second look.
+    #[inline(always)]
+    fn takes(&mut self, tables: &Tables<'_>, plain: &Plain, outer: &Outer) -> Option<()> {
+        let network = self.network;
+        if !is_plain_host(plain.src)
+            || may_be_gateway(self.gateways, plain.src) && network.gateways.has(plain.src)
+        {
+            return None;
+        }
+        // An outer header without ECN changes nothing.
+        let ecn = Some(plain.tos & 3);
+        if outer.tos & 3 != 0 && decap::merged_ecn(plain.tos, outer.tos) != ecn {
+            return None;
+        }
+        // A longer segment is one that stands for several.
+        let long = plain.total_len > self.longest;
+        if plain.protocol == ip::TCP && (long || plain.may_be_clamped(network)) {
+            return None;
+        }
+        if plain.dst != self.stop.dst {
+            self.stop = Stop::at(tables, network, plain.dst)?;
+        }
+        (plain.total_len <= self.stop.mtu).then_some(())
+    }
+}
+
+/// Out of VXLAN to a pod.
 #[inline(always)]
-fn from_underlay<'t>(
+fn from_vxlan<'t>(
     arrival: &Arrival<'t, '_>,
     frame: &mut Frame<'_>,
-    train: &mut Train<'t>,
-) -> Option<PortId> {
-    let tables = arrival.context.tables;
-    let outer = frame.outer.as_ref()?;
+    train: &mut Option<Train<'t>>,
+) -> Option<Sent> {
     if !is_finished(frame) {
         return None;
     }
-    let bytes = frame.content()?;
-    let (network, (id, port), excess, start) = match outer.l4 {
-        OuterL4::Udp { dst_port, .. } => {
-            const ALL: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
-            let (headers, packet) = bytes.split_first_chunk::<ALL>()?;
-            let (vxlan, ethernet) = headers.split_first_chunk::<{ vxlan::HEADER_LEN }>()?;
-            let network = tables.network_by_vni(dst_port, vxlan::parse(vxlan).ok()?)?;
-            let peer = tables.peer_by_underlay(network, outer.src)?;
-            let (dst, _) = ethernet.split_first_chunk::<6>()?;
-            let (_, ethertype) = ethernet.split_last_chunk::<2>()?;
-            if network.underlay != arrival.context.ingress
-                || *dst != network.vtep_mac.bytes()
-                || *ethertype != ethernet::IPV4.to_be_bytes()
-            {
-                return None;
-            }
-            let opened = (network, peer, Tunnel::Vxlan);
-            let (port, plain) = to_endpoint(arrival, opened, (frame, outer), packet, train)?;
-            let excess = packet.len() - usize::from(plain.total_len);
-            (network, port, excess, frame.headroom() + vxlan::HEADER_LEN)
-        }
-        OuterL4::Ip { protocol: ip::IPV4 } => {
-            let (network, peer) = tables.ipip_peer(arrival.context.ingress, outer.src)?;
-            let opened = (network, peer, Tunnel::Ipip);
-            let (port, plain) = to_endpoint(arrival, opened, (frame, outer), bytes, train)?;
-            let start = frame.headroom().checked_sub(ethernet::HEADER_LEN)?;
-            (
-                network,
-                port,
-                bytes.len() - usize::from(plain.total_len),
-                start,
-            )
-        }
-        OuterL4::Ip { .. } => return None,
-    };
-    rewrite(frame.reshape(start, excess)?, port.mac, network.gateway_mac);
-    frame.outer = None;
-    Some(id)
-}
-
-/// The pod's port that a plain packet out of a tunnel goes to.
-#[inline(always)]
-fn to_endpoint<'t>(
-    arrival: &Arrival<'t, '_>,
-    (network, (id, peer), tunnel): (&'t NetworkEntry, (PeerId, &PeerEntry), Tunnel),
-    (frame, outer): (&Frame<'_>, &Outer),
-    packet: &[u8],
-    train: &mut Train<'t>,
-) -> Option<((PortId, &'t PortEntry), Plain)> {
     let tables = arrival.context.tables;
-    let plain = Plain::parse(packet)?;
-    let encap = match tunnel {
-        Tunnel::Vxlan => Encap::Vxlan,
-        Tunnel::Ipip => Encap::Ipip,
+    let start = frame.headroom() + vxlan::HEADER_LEN;
+    let unchecked = frame.checksum == Checksum::None;
+    let front = frame.front_mut::<IN_VXLAN>(0)?;
+    let outer = front.outer.as_ref()?;
+    let OuterL4::Udp {
+        dst_port: udp_port, ..
+    } = outer.l4
+    else {
+        return None;
     };
-    if !peer.accepts.contains(encap)
-        || !is_plain_host(plain.src)
-        || network.gateways.has(plain.src)
-        || plain.may_be_clamped(network)
-        || decap::merged_ecn(plain.tos, outer.tos) != Some(plain.tos & 3)
+    let begin = front.bytes.first_chunk()?;
+    let (_, rest) = front.bytes.split_first_chunk::<{ vxlan::HEADER_LEN }>()?;
+    let (macs, packet) = rest.split_first_chunk::<{ ethernet::HEADER_LEN }>()?;
+    let (_, ethertype) = macs.split_last_chunk()?;
+    if *ethertype != ethernet::IPV4.to_be_bytes() {
+        return None;
+    }
+    let packet = packet.first_chunk()?;
+    let plain = Plain::parse(packet, PACKET + front.rest.len())?;
+    let key = (udp_port, words(begin));
+    if !matches!(train, Some(train) if (train.udp_port, train.front) == key) {
+        *train = Some(Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?);
+    }
+    let train = train.as_mut()?;
+    if !train.comes_from(tables, (outer.src, Encap::Vxlan), plain.src)
+        || unchecked && may_be_unfinished(&plain, packet, front.rest)
     {
         return None;
     }
-    let (back, _) = tables.route_code(network, plain.src).peer()?;
-    let (port_id, port) = match *train {
-        Some((last, dst, id, port)) if dst == plain.dst && last == network.id => (id, port),
-        _ => {
-            let id = tables.route_code(network, plain.dst).endpoint()?;
-            let port = tables.port(id)?;
-            *train = Some((network.id, plain.dst, id, port));
-            (id, port)
-        }
-    };
-    if back != id || plain.total_len > port.mtu {
+    train.takes(tables, &plain, outer)?;
+    let (_, rest) = front
+        .bytes
+        .split_first_chunk_mut::<{ vxlan::HEADER_LEN }>()?;
+    let (macs, packet) = rest.split_first_chunk_mut()?;
+    *macs = train.stop.ethernet;
+    ipv4::decrement_ttl(packet);
+    *front.outer = None;
+    let len = plain.len_behind(ethernet::HEADER_LEN);
+    frame.place(start, len);
+    Some((train.stop.port, len))
+}
+
+/// Out of IP in IP to a pod, behind an Ethernet header, for which there must be room
+/// in the largest frame, too.
+#[inline(always)]
+fn from_ipip<'t>(
+    arrival: &Arrival<'t, '_>,
+    frame: &mut Frame<'_>,
+    train: &mut Option<Train<'t>>,
+) -> Option<Sent> {
+    const ALL: usize = ethernet::HEADER_LEN + PACKET;
+    const LONGEST: usize = 65_535 - ethernet::HEADER_LEN;
+    if !is_finished(frame) {
         return None;
     }
-    // A longer segment is one that stands for several.
-    let overhead = tunnel.overhead(outer.src.is_v6());
-    if plain.protocol == ip::TCP && plain.total_len > arrival.port.mtu.saturating_sub(overhead) {
-        return None;
-    }
+    let tables = arrival.context.tables;
+    let start = frame.headroom().checked_sub(ethernet::HEADER_LEN)?;
     let unchecked = frame.checksum == Checksum::None;
-    if unchecked && may_be_unfinished(&plain, packet) {
+    let front = frame.front_mut::<ALL>(ethernet::HEADER_LEN)?;
+    let outer = front.outer.as_ref()?;
+    let v4 = OuterL4::Ip { protocol: ip::IPV4 };
+    if outer.l4 != v4 || PACKET + front.rest.len() > LONGEST {
         return None;
     }
-    Some(((port_id, port), plain))
+    let (macs, packet) = front.bytes.split_first_chunk_mut()?;
+    let packet = packet.first_chunk_mut()?;
+    let plain = Plain::parse(packet, PACKET + front.rest.len())?;
+    // Only one peer at an address, of all networks, may send this way: if the last
+    // network has it, it is the one.
+    if train.is_none() {
+        *train = Some(Train::of_ipip(arrival, outer.src, plain.dst)?);
+    }
+    let train = train.as_mut()?;
+    if !train.comes_from(tables, (outer.src, Encap::Ipip), plain.src) {
+        *train = Train::of_ipip(arrival, outer.src, plain.dst)?;
+        if !train.comes_from_now(tables, outer.src, plain.src) {
+            return None;
+        }
+    }
+    if unchecked && may_be_unfinished(&plain, packet, front.rest) {
+        return None;
+    }
+    train.takes(tables, &plain, outer)?;
+    *macs = train.stop.ethernet;
+    ipv4::decrement_ttl(packet);
+    *front.outer = None;
+    let len = plain.len_behind(ethernet::HEADER_LEN);
+    frame.place(start, len);
+    Some((train.stop.port, len))
 }
 
 /// Whether the checksum field may hold the sum of the pseudo-header only.
 #[inline(always)]
-fn may_be_unfinished(plain: &Plain, packet: &[u8]) -> bool {
+fn may_be_unfinished(plain: &Plain, packet: &[u8; PACKET], rest: &[u8]) -> bool {
     let len = plain.total_len - 20;
     let pseudo = checksum::pseudo_header_v4(plain.src, plain.dst, plain.protocol, len);
-    let at = match plain.protocol {
-        ip::UDP => ipv4::HEADER_LEN + 6,
-        _ => ipv4::HEADER_LEN + 16,
+    let field = match plain.protocol {
+        ip::UDP => Some([packet[PACKET - 2], packet[PACKET - 1]]),
+        // Of TCP, 16 bytes are in front of it.
+        _ => rest.get(8..).and_then(|rest| rest.first_chunk().copied()),
     };
-    let field = packet.get(at..).and_then(|rest| rest.first_chunk());
     // Both are the same modulo 2^16 - 1; what that takes for equal besides is rare.
-    field.is_none_or(|field| {
-        (pseudo + u64::from(!u16::from_be_bytes(*field))).is_multiple_of(0xffff)
-    })
+    field
+        .is_none_or(|field| (pseudo + u64::from(!u16::from_be_bytes(field))).is_multiple_of(0xffff))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::*;
 use crate::channel::*;
 use crate::pipeline::Context;
-use crate::{Instant, IpPrefix, NetworkId, Tiny, Vni};
+use crate::{Instant, IpPrefix, NetworkId, PeerId, Tiny, Vni};
 
 const POD: PortId = PortId(1);
 const UNDERLAY: PortId = PortId(0);
