@@ -28,6 +28,14 @@ pub(super) struct Family<'a, B, V> {
     pub(super) short: u8,
 }
 
+/// Where lookups in one FIB of a family start.
+#[derive(Clone, Copy)]
+pub struct Root<'r> {
+    fib: usize,
+    /// Of those that 16 bits choose.
+    slots: Option<&'r [Slot; WIDE]>,
+}
+
 /// Where a lookup stands.
 #[derive(Clone, Copy, Default)]
 struct Walk {
@@ -66,8 +74,22 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     /// The code of the longest prefix of a FIB that holds the address, or 0.
     #[inline(always)]
     pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
+        self.find_from(nodes, self.start(fib), address)
+    }
+
+    /// Where lookups in a FIB start.
+    #[inline(always)]
+    pub(super) fn start(&self, fib: usize) -> Root<'_> {
         let (tables, _) = self.roots.as_chunks::<WIDE>();
-        let Some(table) = tables.get(fib) else {
+        let slots = tables.get(fib);
+        Root { fib, slots }
+    }
+
+    /// As [`Family::find`] in the FIB that starts there.
+    #[inline(always)]
+    pub(super) fn find_from(&self, nodes: &Nodes<'_>, root: Root<'_>, address: B) -> u32 {
+        let fib = root.fib;
+        let Some(table) = root.slots else {
             return self.find_narrow(nodes, fib, address);
         };
         let slot = table.get(usize::from(address.sixteen()));

@@ -30,6 +30,7 @@ mod update;
 
 pub use bits::{Bits, Prefix};
 use family::Family;
+pub use family::Root;
 use node::{Nodes, Slot};
 use pages::{Meta, PAGE, Pages};
 use store::{Entry, Fork, Link, Store};

@@ -1,7 +1,7 @@
 //! The FIB's operations.
 
 use super::bits::{Bits, Prefix};
-use super::family::Family;
+use super::family::{Family, Root};
 use super::node::{Nodes, Slot};
 use super::pages::{Meta, PAGE};
 use super::store::{Entry, Fork};
@@ -83,6 +83,18 @@ impl<V: Value + 'static> Fib<'_, V> {
     #[inline(always)]
     pub fn lookup<B: Address>(&self, fib: usize, address: B) -> u32 {
         B::of(self).find(&self.nodes, fib, address)
+    }
+
+    /// Where lookups of IPv4 addresses in a FIB start, for those who do many.
+    #[inline(always)]
+    pub fn start_v4(&self, fib: usize) -> Root<'_> {
+        self.v4.start(fib)
+    }
+
+    /// As [`Fib::lookup`] in the FIB that starts there.
+    #[inline(always)]
+    pub fn lookup_from(&self, root: Root<'_>, address: u32) -> u32 {
+        self.v4.find_from(&self.nodes, root, address)
     }
 
     /// Looks up as many addresses as both slices have, and writes their codes: 64 at

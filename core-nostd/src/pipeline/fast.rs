@@ -13,8 +13,9 @@ use heapless::Vec;
 use super::route::Tunnel;
 use super::{Arrival, decap, deliver};
 use crate::channel::{Encap, NetworkOptions};
+use crate::fib::Root;
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
+use crate::tables::entry::{Lookup, NetworkEntry, PortEntry, PortRole};
 use crate::wire::ip::Address;
 use crate::wire::{checksum, ethernet, ip, ipv4, vxlan};
 use crate::{Checksum, Fate, Frame, MacAddr, Outer, OuterL4, Packet, PortId, Segmentation};
@@ -41,7 +42,7 @@ impl Plain {
     #[inline(always)]
     fn parse(h: &[u8; PACKET], room: usize) -> Option<Plain> {
         let total_len = u16::from_be_bytes([h[2], h[3]]);
-        let whole = u16::from_be_bytes([h[6], h[7]]) & 0x3fff == 0;
+        let whole = u16::from_ne_bytes([h[6], h[7]]) & 0x3fff_u16.to_be() == 0;
         let protocol = h[9];
         let plain = h[0] == 0x45 && whole && h[8] > 1;
         if !plain || protocol != ip::UDP && protocol != ip::TCP {
@@ -85,8 +86,8 @@ impl Plain {
 /// and no loopback.
 #[inline(always)]
 fn is_plain_host(address: Ipv4Addr) -> bool {
-    let bits = address.to_bits();
-    bits.wrapping_sub(0x0100_0000) < 0xdf00_0000 && bits >> 24 != 127
+    let [first, ..] = address.octets();
+    first.wrapping_sub(1) < 223 && first != 127
 }
 
 /// Whether nothing is to be finished or cut.
@@ -120,6 +121,7 @@ fn words(bytes: &[u8; ethernet::HEADER_LEN]) -> [u64; 2] {
 #[derive(Clone, Copy)]
 pub(super) struct Lane<'t> {
     network: &'t NetworkEntry,
+    routes: Root<'t>,
     port: &'t PortEntry,
     /// What they begin with: the gateway's and the pod's MAC address, and IPv4.
     ethernet: [u64; 2],
@@ -177,6 +179,7 @@ impl<'t> Lane<'t> {
         let ip = OuterL4::Ip { protocol: ip::IPV4 };
         Some(Lane {
             network,
+            routes: tables.routes.start_v4(network.id),
             port,
             ethernet: words(&ethernet(network.gateway_mac, port.mac)),
             address,
@@ -227,29 +230,28 @@ impl Run {
         mut decide: impl FnMut(&mut Frame<'_>) -> Option<Sent>,
     ) {
         let rest = batch.get_mut(self.frames..).unwrap_or_default();
-        let mut packets = rest.iter_mut();
-        let (mut last, mut bytes, mut counted) = (PortId::default(), 0, 0);
-        let (mut frames, mut rx_bytes) = (0, 0);
-        while let Some(packet) = packets.next() {
+        let mut tally = Tally::default();
+        for packet in rest {
             let received = packet.frame.len();
             let Some((port, sent)) = decide(&mut packet.frame) else {
                 break;
             };
             packet.fate = Fate::Forward(port);
-            if port != last {
-                self.leave(last, frames - counted, bytes);
-                (last, bytes, counted) = (port, 0, frames);
-                if self.is_full() {
-                    packets = Default::default();
-                }
+            if port == tally.port {
+                tally.add(received, sent);
+                continue;
             }
-            rx_bytes += received;
-            bytes += sent;
-            frames += 1;
+            self.leave(tally);
+            tally = Tally {
+                port,
+                ..Tally::default()
+            };
+            tally.add(received, sent);
+            if self.is_full() {
+                break;
+            }
         }
-        self.leave(last, frames - counted, bytes);
-        self.frames += frames;
-        self.rx_bytes += wide(rx_bytes);
+        self.leave(tally);
     }
 
     /// Whether only the port that is being counted has a place yet.
@@ -258,11 +260,32 @@ impl Run {
     }
 
     /// Counts what left by a port.
-    fn leave(&mut self, port: PortId, frames: usize, bytes: usize) {
-        if frames > 0 {
+    fn leave(&mut self, tally: Tally) {
+        if tally.frames > 0 {
+            self.frames += tally.frames;
+            self.rx_bytes += wide(tally.received);
+            let sent = (tally.port, wide(tally.frames), wide(tally.sent));
             // It ends before it is full.
-            let _ = self.sent.push((port, wide(frames), wide(bytes)));
+            let _ = self.sent.push(sent);
         }
+    }
+}
+
+/// Neighbours that leave by one port: frames, and bytes as they came and went.
+#[derive(Default)]
+struct Tally {
+    port: PortId,
+    frames: usize,
+    received: usize,
+    sent: usize,
+}
+
+impl Tally {
+    #[inline(always)]
+    fn add(&mut self, received: usize, sent: usize) {
+        self.frames += 1;
+        self.received += received;
+        self.sent += sent;
     }
 }
 
@@ -346,7 +369,7 @@ fn from_endpoint(tables: &Tables<'_>, lane: &Lane<'_>, frame: &mut Frame<'_>) ->
     {
         return None;
     }
-    let (peer, encap) = tables.route_code(network, plain.dst).peer()?;
+    let (peer, encap) = tables.routes.lookup_from(lane.routes, plain.dst).peer()?;
     let peer = tables.peer(peer).filter(|peer| peer.path_mtu == 0)?;
     let (start, len) = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
@@ -369,7 +392,7 @@ fn from_endpoint(tables: &Tables<'_>, lane: &Lane<'_>, frame: &mut Frame<'_>) ->
         }
         _ => return None,
     };
-    ipv4::decrement_ttl(packet);
+    ipv4::lower_ttl(packet);
     if let Some(outer) = front.outer {
         outer.dst = peer.underlay.address();
         outer.tos = plain.tos;
@@ -388,6 +411,7 @@ struct Trains<'t> {
 /// Where the last packet out of a tunnel went: the next one mostly goes there, too.
 struct Train<'t> {
     network: &'t NetworkEntry,
+    routes: Root<'t>,
     /// In VXLAN the UDP port, the header, and the MAC address of this node's VTEP.
     udp_port: u16,
     front: [u64; 2],
@@ -396,6 +420,12 @@ struct Train<'t> {
     /// A prefix that holds all the gateway's addresses, and its mask.
     gateways: (u32, u32),
     stop: Stop,
+}
+
+/// The front of a packet and what is behind.
+struct Payload<'p> {
+    front: &'p [u8; PACKET],
+    rest: &'p [u8],
 }
 
 /// A pod that packets out of a tunnel go to.
@@ -433,13 +463,15 @@ impl<'t> Train<'t> {
         tunnel: Tunnel,
     ) -> Option<Self> {
         let overhead = tunnel.overhead(network.local.address().is_ipv6());
+        let tables = arrival.context.tables;
         Some(Train {
             network,
+            routes: tables.routes.start_v4(network.id),
             udp_port: 0,
             front: [0; 2],
             longest: arrival.port.mtu.saturating_sub(overhead),
             gateways: network.gateways.common_v4(),
-            stop: Stop::at(arrival.context.tables, network, dst)?,
+            stop: Stop::at(tables, network, dst)?,
         })
     }
 
@@ -474,6 +506,12 @@ impl<'t> Train<'t> {
         Train::new(arrival, network, dst, Tunnel::Ipip)
     }
 
+    /// Whether packets in VXLAN to this port that begin with this are of its network.
+    #[inline(always)]
+    fn begins(&self, udp_port: u16, front: [u64; 2]) -> bool {
+        self.udp_port == udp_port && self.front == front
+    }
+
     /// Whether a packet comes from the peer of the network that has its source. A
     /// route leads to a peer of its own network, where only one has an address: it
     /// is the one that the outer source stands for.
@@ -481,11 +519,11 @@ impl<'t> Train<'t> {
     fn comes_from(
         &self,
         tables: &Tables<'_>,
-        (underlay, encap): (IpAddr, Encap),
+        (underlay, encap): (&IpAddr, Encap),
         src: Ipv4Addr,
     ) -> bool {
-        let route = tables.route_code(self.network, src).peer();
-        let peer = route.and_then(|(id, _)| tables.peers.get(id.index()));
+        let route = tables.routes.lookup_from(self.routes, src).peer_id();
+        let peer = route.and_then(|id| tables.peers.get(id.index()));
         peer.is_some_and(|peer| peer.is_at(underlay) && peer.accepts.contains(encap))
     }
 
@@ -493,16 +531,21 @@ impl<'t> Train<'t> {
     #[cold]
     #[inline(never)]
     fn comes_from_now(&self, tables: &Tables<'_>, underlay: IpAddr, src: Ipv4Addr) -> bool {
-        self.comes_from(tables, (underlay, Encap::Ipip), src)
+        self.comes_from(tables, (&underlay, Encap::Ipip), src)
     }
 
-    /// Takes a packet that comes from its peer along: whether nothing about it needs
-    /// a second look.
+    /// Takes a packet that comes from its peer along, unless something about it or
+    /// its `payload` needs a second look.
     #[inline(always)]
-    fn takes(&mut self, tables: &Tables<'_>, plain: &Plain, outer: &Outer) -> Option<()> {
+    fn take(
+        &mut self,
+        tables: &Tables<'_>,
+        plain: &Plain,
+        (outer, payload, unchecked): (&Outer, Payload<'_>, bool),
+    ) -> Option<()> {
         let network = self.network;
         if !is_plain_host(plain.src)
-            || may_be_gateway(self.gateways, plain.src) && network.gateways.has(plain.src)
+            || may_be_gateway(self.gateways, plain.src) && plain.src.is_in(&network.gateways)
         {
             return None;
         }
@@ -511,10 +554,24 @@ impl<'t> Train<'t> {
         if outer.tos & 3 != 0 && decap::merged_ecn(plain.tos, outer.tos) != ecn {
             return None;
         }
-        // A longer segment is one that stands for several.
-        let long = plain.total_len > self.longest;
-        if plain.protocol == ip::TCP && (long || plain.may_be_clamped(network)) {
-            return None;
+        match plain.protocol {
+            ip::UDP => {
+                let field = payload.front.last_chunk()?;
+                if unchecked && may_be_unfinished(plain, ip::UDP, field) {
+                    return None;
+                }
+            }
+            _ => {
+                // A longer segment is one that stands for several.
+                if plain.total_len > self.longest || plain.may_be_clamped(network) {
+                    return None;
+                }
+                // Of TCP, 16 bytes are in front of it.
+                let field = payload.rest.get(8..)?.first_chunk()?;
+                if unchecked && may_be_unfinished(plain, ip::TCP, field) {
+                    return None;
+                }
+            }
         }
         if plain.dst != self.stop.dst {
             self.stop = Stop::at(tables, network, plain.dst)?;
@@ -553,23 +610,27 @@ fn from_vxlan<'t>(
     }
     let packet = packet.first_chunk()?;
     let plain = Plain::parse(packet, PACKET + front.rest.len())?;
-    let key = (udp_port, words(begin));
-    if !matches!(train, Some(train) if (train.udp_port, train.front) == key) {
+    if !train
+        .as_ref()
+        .is_some_and(|train| train.begins(udp_port, words(begin)))
+    {
         *train = Some(Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?);
     }
     let train = train.as_mut()?;
-    if !train.comes_from(tables, (outer.src, Encap::Vxlan), plain.src)
-        || unchecked && may_be_unfinished(&plain, packet, front.rest)
-    {
+    if !train.comes_from(tables, (&outer.src, Encap::Vxlan), plain.src) {
         return None;
     }
-    train.takes(tables, &plain, outer)?;
+    let payload = Payload {
+        front: packet,
+        rest: front.rest,
+    };
+    train.take(tables, &plain, (outer, payload, unchecked))?;
     let (_, rest) = front
         .bytes
         .split_first_chunk_mut::<{ vxlan::HEADER_LEN }>()?;
     let (macs, packet) = rest.split_first_chunk_mut()?;
     *macs = train.stop.ethernet;
-    ipv4::decrement_ttl(packet);
+    ipv4::lower_ttl::<PACKET>(packet.first_chunk_mut()?);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
     frame.place(start, len);
@@ -607,18 +668,19 @@ fn from_ipip<'t>(
         *train = Some(Train::of_ipip(arrival, outer.src, plain.dst)?);
     }
     let train = train.as_mut()?;
-    if !train.comes_from(tables, (outer.src, Encap::Ipip), plain.src) {
+    if !train.comes_from(tables, (&outer.src, Encap::Ipip), plain.src) {
         *train = Train::of_ipip(arrival, outer.src, plain.dst)?;
         if !train.comes_from_now(tables, outer.src, plain.src) {
             return None;
         }
     }
-    if unchecked && may_be_unfinished(&plain, packet, front.rest) {
-        return None;
-    }
-    train.takes(tables, &plain, outer)?;
+    let payload = Payload {
+        front: packet,
+        rest: front.rest,
+    };
+    train.take(tables, &plain, (outer, payload, unchecked))?;
     *macs = train.stop.ethernet;
-    ipv4::decrement_ttl(packet);
+    ipv4::lower_ttl(packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
     frame.place(start, len);
@@ -627,17 +689,15 @@ fn from_ipip<'t>(
 
 /// Whether the checksum field may hold the sum of the pseudo-header only.
 #[inline(always)]
-fn may_be_unfinished(plain: &Plain, packet: &[u8; PACKET], rest: &[u8]) -> bool {
-    let len = plain.total_len - 20;
-    let pseudo = checksum::pseudo_header_v4(plain.src, plain.dst, plain.protocol, len);
-    let field = match plain.protocol {
-        ip::UDP => Some([packet[PACKET - 2], packet[PACKET - 1]]),
-        // Of TCP, 16 bytes are in front of it.
-        _ => rest.get(8..).and_then(|rest| rest.first_chunk().copied()),
-    };
-    // Both are the same modulo 2^16 - 1; what that takes for equal besides is rare.
-    field
-        .is_none_or(|field| (pseudo + u64::from(!u16::from_be_bytes(field))).is_multiple_of(0xffff))
+fn may_be_unfinished(plain: &Plain, protocol: u8, field: &[u8; 2]) -> bool {
+    // In the packet's byte order, in which the sum is as good (RFC 1071 section 2 B).
+    // Taking off is adding the complement, and equal is equal modulo 2^16 - 1: what
+    // that takes for equal besides is rare.
+    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    let address = |address: Ipv4Addr| u64::from(u32::from_ne_bytes(address.octets()));
+    let len = word(plain.total_len.to_be_bytes()) + word([0xff, 0xff - 20]);
+    let pseudo = address(plain.src) + address(plain.dst) + word([0, protocol]) + len;
+    (pseudo + (0xffff - word(*field))).is_multiple_of(0xffff)
 }
 
 #[cfg(test)]

@@ -279,12 +279,12 @@ pub(crate) struct PeerEntry {
 impl PeerEntry {
     /// Whether this is the peer's underlay address.
     #[inline(always)]
-    pub(crate) fn is_at(&self, underlay: IpAddr) -> bool {
+    pub(crate) fn is_at(&self, underlay: &IpAddr) -> bool {
         match underlay {
             IpAddr::V4(v4) => {
                 self.underlay.family == Family::V4 && self.underlay.bits_v4() == v4.to_bits()
             }
-            IpAddr::V6(_) => self.underlay == Key::host(underlay),
+            IpAddr::V6(_) => self.underlay == Key::host(*underlay),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Routes: the FIBs of all networks, by the tables' keys.
 
+use core::net::Ipv4Addr;
+
 use super::entry::{Lookup, RouteEntry, Stamp};
 use crate::addr::{Family, Key};
 use crate::channel::{Encap, NextHop};
-use crate::fib::{Fib, Full, Prefix, Value};
+use crate::fib::{Fib, Full, Prefix, Root, Value};
 use crate::{NetworkId, PeerId, PortId};
 
 impl Value for RouteEntry {
@@ -52,6 +54,14 @@ impl Code {
             _ => return None,
         };
         Some((PeerId(self.id()), encap))
+    }
+
+    /// The id of the peer that it stands for, if it does.
+    #[inline(always)]
+    pub(crate) fn peer_id(self) -> Option<PeerId> {
+        (4 << 16..7 << 16)
+            .contains(&self.0)
+            .then_some(PeerId(self.id()))
     }
 
     /// The endpoint that it stands for, if it does.
@@ -113,6 +123,18 @@ impl Routes<'_> {
     #[inline(always)]
     pub(crate) fn lookup<A: Lookup>(&self, network: NetworkId, address: A) -> Code {
         Code(address.find_in(&self.0, network.index()))
+    }
+
+    /// Where lookups of IPv4 addresses in a network start.
+    #[inline(always)]
+    pub(crate) fn start_v4(&self, network: NetworkId) -> Root<'_> {
+        self.0.start_v4(network.index())
+    }
+
+    /// As [`Routes::lookup`] in the network that starts there.
+    #[inline(always)]
+    pub(crate) fn lookup_from(&self, root: Root<'_>, address: Ipv4Addr) -> Code {
+        Code(self.0.lookup_from(root, address.to_bits()))
     }
 
     /// The route of exactly this prefix.

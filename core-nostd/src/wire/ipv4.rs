@@ -188,17 +188,24 @@ pub fn has_source_route(header: &[u8]) -> bool {
 /// checksum (RFC 1624). A TTL of 0 and a truncated header are left alone.
 #[inline(always)]
 pub fn decrement_ttl(bytes: &mut [u8]) {
-    let header = bytes.first_chunk_mut::<HEADER_LEN>();
-    let rest = header.and_then(|header| header.get_mut(8..));
+    if let Some(header) = bytes.first_chunk_mut::<HEADER_LEN>()
+        && header[8] != 0
+    {
+        lower_ttl(header);
+    }
+}
+
+/// As [`decrement_ttl`], at the front of bytes that are known to have a header whose
+/// TTL is not 0.
+#[inline(always)]
+pub(crate) fn lower_ttl<const N: usize>(bytes: &mut [u8; N]) {
+    let rest = bytes.get_mut(8..);
     let Some(place) = rest.and_then(|rest| rest.first_chunk_mut()) else {
         return;
     };
-    let word = u32::from_le_bytes(*place);
-    if word & 0xff == 0 {
-        return;
-    }
     // Read backwards, the TTL is the lowest byte and the checksum the upper half, in
     // which what is 0x100 on the wire is 1: it rises by that, and its carry goes round.
+    let word = u32::from_le_bytes(*place);
     let (_, carry) = word.overflowing_add(0x0002_0000);
     let word = word.wrapping_add(0x0001_0000 - 1 + (u32::from(carry) << 16));
     *place = word.to_le_bytes();
