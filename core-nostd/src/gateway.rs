@@ -180,9 +180,10 @@ impl Gateway<'_> {
         stats: &mut PortStats,
     ) -> &'p mut [Packet<'b>] {
         let arrival = Arrival::new(self.context(now, ingress));
-        let fast = arrival.filter(|_| !self.state.by_stages);
-        let fast = fast.map(|arrival| arrival.run_fast(batch));
-        let fast = fast.unwrap_or_default();
+        let fast = match &arrival {
+            Some(arrival) if !self.state.by_stages => arrival.run_fast(batch),
+            _ => fast::Run::default(),
+        };
         let Some((packet, rest)) = batch
             .get_mut(fast.frames..)
             .and_then(|b| b.split_first_mut())

@@ -42,7 +42,8 @@ impl Plain {
     #[inline(always)]
     fn parse(h: &[u8; PACKET], room: usize) -> Option<Plain> {
         let total_len = u16::from_be_bytes([h[2], h[3]]);
-        let whole = u16::from_ne_bytes([h[6], h[7]]) & 0x3fff_u16.to_be() == 0;
+        let fragment = u16::from_ne_bytes(*h.get(6..)?.first_chunk()?);
+        let whole = fragment & 0x3fff_u16.to_be() == 0;
         let protocol = h[9];
         let plain = h[0] == 0x45 && whole && h[8] > 1;
         if !plain || protocol != ip::UDP && protocol != ip::TCP {
@@ -90,6 +91,12 @@ fn is_plain_host(address: Ipv4Addr) -> bool {
     first.wrapping_sub(1) < 223 && first != 127
 }
 
+/// The destination of what should be an IPv4 packet.
+fn dst(packet: &[u8; PACKET]) -> Option<Ipv4Addr> {
+    let address: &[u8; 4] = packet.get(16..)?.first_chunk()?;
+    Some(Ipv4Addr::from(*address))
+}
+
 /// Whether nothing is to be finished or cut.
 #[inline(always)]
 fn is_finished(frame: &Frame<'_>) -> bool {
@@ -118,8 +125,7 @@ fn words(bytes: &[u8; ethernet::HEADER_LEN]) -> [u64; 2] {
 }
 
 /// What is the same for all plain packets of a pod.
-#[derive(Clone, Copy)]
-pub(super) struct Lane<'t> {
+struct Lane<'t> {
     network: &'t NetworkEntry,
     routes: Root<'t>,
     port: &'t PortEntry,
@@ -148,10 +154,7 @@ struct Tunnelled {
 
 impl<'t> Lane<'t> {
     /// `None` when no packet of the port can go by the fast path.
-    pub(super) fn new(tables: &'t Tables<'_>, port: &'t PortEntry) -> Option<Self> {
-        if port.role != PortRole::Endpoint {
-            return None;
-        }
+    fn new(tables: &'t Tables<'_>, port: &'t PortEntry) -> Option<Self> {
         let network = tables.network(port.network)?;
         let underlay = tables.port(network.underlay)?;
         if underlay.role != PortRole::Underlay {
@@ -297,31 +300,40 @@ fn wide(number: usize) -> u64 {
 /// is as it was.
 pub(super) fn run(arrival: &Arrival<'_, '_>, batch: &mut [Packet<'_>]) -> Run {
     let mut run = Run::default();
-    if let Some(lane) = &arrival.lane {
-        out_of_pod(&mut run, arrival.context.tables, lane, batch);
-    }
-    if arrival.port.role != PortRole::Underlay {
-        return run;
-    }
-    // Mostly they are all of one kind.
-    let mut trains = Trains::default();
-    loop {
-        let before = run.frames;
-        let next = batch.get(before).and_then(|packet| packet.frame.outer);
-        match next.map(|outer| outer.l4) {
-            Some(OuterL4::Udp { .. }) => out_of_vxlan(&mut run, arrival, batch, &mut trains.vxlan),
-            Some(OuterL4::Ip { .. }) => out_of_ipip(&mut run, arrival, batch, &mut trains.ipip),
-            None => return run,
+    match arrival.port.role {
+        PortRole::Endpoint => {
+            let tables = arrival.context.tables;
+            if let Some(lane) = Lane::new(tables, arrival.port) {
+                out_of_pod(&mut run, tables, &lane, batch);
+            }
         }
-        if run.frames == before || run.is_full() {
-            return run;
-        }
+        PortRole::Underlay => out_of_tunnels(&mut run, arrival, batch),
+        _ => {}
     }
+    run
 }
 
 #[inline(never)]
 fn out_of_pod(run: &mut Run, tables: &Tables<'_>, lane: &Lane<'_>, batch: &mut [Packet<'_>]) {
     run.go_on(batch, |frame| from_endpoint(tables, lane, frame));
+}
+
+#[inline(never)]
+fn out_of_tunnels(run: &mut Run, arrival: &Arrival<'_, '_>, batch: &mut [Packet<'_>]) {
+    // Mostly they are all of one kind.
+    let mut trains = Trains::default();
+    loop {
+        let before = run.frames;
+        let next = batch.get(before).map(|packet| &packet.frame);
+        match next.and_then(|frame| Some(frame.outer.as_ref()?.l4)) {
+            Some(OuterL4::Udp { .. }) => out_of_vxlan(run, arrival, batch, &mut trains.vxlan),
+            Some(OuterL4::Ip { .. }) => out_of_ipip(run, arrival, batch, &mut trains.ipip),
+            None => return,
+        }
+        if run.frames == before || run.is_full() {
+            return;
+        }
+    }
 }
 
 #[inline(never)]
@@ -331,7 +343,13 @@ fn out_of_vxlan<'t>(
     batch: &mut [Packet<'_>],
     train: &mut Option<Train<'t>>,
 ) {
-    run.go_on(batch, |frame| from_vxlan(arrival, frame, train));
+    if train.is_none() {
+        let first = batch.get(run.frames);
+        *train = first.and_then(|packet| Train::of_first_vxlan(arrival, &packet.frame));
+    }
+    if let Some(train) = train {
+        run.go_on(batch, |frame| from_vxlan(arrival, frame, train));
+    }
 }
 
 #[inline(never)]
@@ -341,7 +359,13 @@ fn out_of_ipip<'t>(
     batch: &mut [Packet<'_>],
     train: &mut Option<Train<'t>>,
 ) {
-    run.go_on(batch, |frame| from_ipip(arrival, frame, train));
+    if train.is_none() {
+        let first = batch.get(run.frames);
+        *train = first.and_then(|packet| Train::of_first_ipip(arrival, &packet.frame));
+    }
+    if let Some(train) = train {
+        run.go_on(batch, |frame| from_ipip(arrival, frame, train));
+    }
 }
 
 /// From a pod into a tunnel.
@@ -439,7 +463,6 @@ struct Stop {
 
 impl Stop {
     /// The pod that has an address.
-    #[inline(never)]
     fn at(tables: &Tables<'_>, network: &NetworkEntry, dst: Ipv4Addr) -> Option<Stop> {
         if !is_plain_host(dst) {
             return None;
@@ -497,6 +520,25 @@ impl<'t> Train<'t> {
         })
     }
 
+    /// The train of a packet in VXLAN as it came in; whether it is plain shows later.
+    fn of_first_vxlan(arrival: &Arrival<'t, '_>, frame: &Frame<'_>) -> Option<Self> {
+        let OuterL4::Udp { dst_port, .. } = frame.outer.as_ref()?.l4 else {
+            return None;
+        };
+        let (front, packet) = frame
+            .content()?
+            .split_first_chunk::<IN_VXLAN>()?
+            .0
+            .split_last_chunk::<PACKET>()?;
+        Self::of_vxlan(arrival, (dst_port, front.first_chunk()?), dst(packet)?)
+    }
+
+    /// As [`Train::of_first_vxlan`], in IP in IP.
+    fn of_first_ipip(arrival: &Arrival<'t, '_>, frame: &Frame<'_>) -> Option<Self> {
+        let packet = frame.content()?.first_chunk()?;
+        Self::of_ipip(arrival, frame.outer.as_ref()?.src, dst(packet)?)
+    }
+
     /// The train of a packet in IP in IP, which names no network.
     #[cold]
     #[inline(never)]
@@ -534,15 +576,42 @@ impl<'t> Train<'t> {
         self.comes_from(tables, (&underlay, Encap::Ipip), src)
     }
 
-    /// Takes a packet that comes from its peer along, unless something about it or
-    /// its `payload` needs a second look.
+    /// Goes to another pod from now on.
+    #[inline(never)]
+    fn turn(&mut self, tables: &Tables<'_>, dst: Ipv4Addr) -> Option<()> {
+        self.stop = Stop::at(tables, self.network, dst)?;
+        Some(())
+    }
+
+    /// Whether a packet is one segment with nothing left to do on it.
     #[inline(always)]
-    fn take(
-        &mut self,
-        tables: &Tables<'_>,
-        plain: &Plain,
-        (outer, payload, unchecked): (&Outer, Payload<'_>, bool),
-    ) -> Option<()> {
+    fn is_done(&self, plain: &Plain, payload: Payload<'_>, unchecked: bool) -> Option<()> {
+        match plain.protocol {
+            ip::UDP => {
+                let field = payload.front.last_chunk()?;
+                if unchecked && may_be_unfinished(plain, ip::UDP, field) {
+                    return None;
+                }
+            }
+            _ => {
+                // A longer segment is one that stands for several.
+                if plain.total_len > self.longest || plain.may_be_clamped(self.network) {
+                    return None;
+                }
+                // Of TCP, 16 bytes are in front of it.
+                let field = payload.rest.get(8..)?.first_chunk()?;
+                if unchecked && may_be_unfinished(plain, ip::TCP, field) {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Takes a packet that comes from its peer along, unless something about it needs
+    /// a second look.
+    #[inline(always)]
+    fn take(&mut self, tables: &Tables<'_>, plain: &Plain, outer: &Outer) -> Option<()> {
         let network = self.network;
         if !is_plain_host(plain.src)
             || may_be_gateway(self.gateways, plain.src) && plain.src.is_in(&network.gateways)
@@ -554,27 +623,8 @@ impl<'t> Train<'t> {
         if outer.tos & 3 != 0 && decap::merged_ecn(plain.tos, outer.tos) != ecn {
             return None;
         }
-        match plain.protocol {
-            ip::UDP => {
-                let field = payload.front.last_chunk()?;
-                if unchecked && may_be_unfinished(plain, ip::UDP, field) {
-                    return None;
-                }
-            }
-            _ => {
-                // A longer segment is one that stands for several.
-                if plain.total_len > self.longest || plain.may_be_clamped(network) {
-                    return None;
-                }
-                // Of TCP, 16 bytes are in front of it.
-                let field = payload.rest.get(8..)?.first_chunk()?;
-                if unchecked && may_be_unfinished(plain, ip::TCP, field) {
-                    return None;
-                }
-            }
-        }
         if plain.dst != self.stop.dst {
-            self.stop = Stop::at(tables, network, plain.dst)?;
+            self.turn(tables, plain.dst)?;
         }
         (plain.total_len <= self.stop.mtu).then_some(())
     }
@@ -585,7 +635,7 @@ impl<'t> Train<'t> {
 fn from_vxlan<'t>(
     arrival: &Arrival<'t, '_>,
     frame: &mut Frame<'_>,
-    train: &mut Option<Train<'t>>,
+    train: &mut Train<'t>,
 ) -> Option<Sent> {
     if !is_finished(frame) {
         return None;
@@ -610,21 +660,18 @@ fn from_vxlan<'t>(
     }
     let packet = packet.first_chunk()?;
     let plain = Plain::parse(packet, PACKET + front.rest.len())?;
-    if !train
-        .as_ref()
-        .is_some_and(|train| train.begins(udp_port, words(begin)))
-    {
-        *train = Some(Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?);
-    }
-    let train = train.as_mut()?;
-    if !train.comes_from(tables, (&outer.src, Encap::Vxlan), plain.src) {
-        return None;
+    if !train.begins(udp_port, words(begin)) {
+        *train = Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?;
     }
     let payload = Payload {
         front: packet,
         rest: front.rest,
     };
-    train.take(tables, &plain, (outer, payload, unchecked))?;
+    train.is_done(&plain, payload, unchecked)?;
+    if !train.comes_from(tables, (&outer.src, Encap::Vxlan), plain.src) {
+        return None;
+    }
+    train.take(tables, &plain, outer)?;
     let (_, rest) = front
         .bytes
         .split_first_chunk_mut::<{ vxlan::HEADER_LEN }>()?;
@@ -643,7 +690,7 @@ fn from_vxlan<'t>(
 fn from_ipip<'t>(
     arrival: &Arrival<'t, '_>,
     frame: &mut Frame<'_>,
-    train: &mut Option<Train<'t>>,
+    train: &mut Train<'t>,
 ) -> Option<Sent> {
     const ALL: usize = ethernet::HEADER_LEN + PACKET;
     const LONGEST: usize = 65_535 - ethernet::HEADER_LEN;
@@ -655,8 +702,10 @@ fn from_ipip<'t>(
     let unchecked = frame.checksum == Checksum::None;
     let front = frame.front_mut::<ALL>(ethernet::HEADER_LEN)?;
     let outer = front.outer.as_ref()?;
-    let v4 = OuterL4::Ip { protocol: ip::IPV4 };
-    if outer.l4 != v4 || PACKET + front.rest.len() > LONGEST {
+    let OuterL4::Ip { protocol: ip::IPV4 } = outer.l4 else {
+        return None;
+    };
+    if PACKET + front.rest.len() > LONGEST {
         return None;
     }
     let (macs, packet) = front.bytes.split_first_chunk_mut()?;
@@ -664,10 +713,6 @@ fn from_ipip<'t>(
     let plain = Plain::parse(packet, PACKET + front.rest.len())?;
     // Only one peer at an address, of all networks, may send this way: if the last
     // network has it, it is the one.
-    if train.is_none() {
-        *train = Some(Train::of_ipip(arrival, outer.src, plain.dst)?);
-    }
-    let train = train.as_mut()?;
     if !train.comes_from(tables, (&outer.src, Encap::Ipip), plain.src) {
         *train = Train::of_ipip(arrival, outer.src, plain.dst)?;
         if !train.comes_from_now(tables, outer.src, plain.src) {
@@ -678,7 +723,8 @@ fn from_ipip<'t>(
         front: packet,
         rest: front.rest,
     };
-    train.take(tables, &plain, (outer, payload, unchecked))?;
+    train.is_done(&plain, payload, unchecked)?;
+    train.take(tables, &plain, outer)?;
     *macs = train.stop.ethernet;
     ipv4::lower_ttl(packet);
     *front.outer = None;
@@ -693,11 +739,11 @@ fn may_be_unfinished(plain: &Plain, protocol: u8, field: &[u8; 2]) -> bool {
     // In the packet's byte order, in which the sum is as good (RFC 1071 section 2 B).
     // Taking off is adding the complement, and equal is equal modulo 2^16 - 1: what
     // that takes for equal besides is rare.
-    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    let word = |bytes| u32::from(u16::from_ne_bytes(bytes));
     let address = |address: Ipv4Addr| u64::from(u32::from_ne_bytes(address.octets()));
     let len = word(plain.total_len.to_be_bytes()) + word([0xff, 0xff - 20]);
-    let pseudo = address(plain.src) + address(plain.dst) + word([0, protocol]) + len;
-    (pseudo + (0xffff - word(*field))).is_multiple_of(0xffff)
+    let rest = word([0, protocol]) + len + (0xffff - word(*field));
+    (address(plain.src) + address(plain.dst) + u64::from(rest)).is_multiple_of(0xffff)
 }
 
 #[cfg(test)]

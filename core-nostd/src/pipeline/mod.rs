@@ -52,7 +52,6 @@ pub(crate) struct Arrival<'t, 'a> {
     port: &'t PortEntry,
     /// The network of an endpoint's or the host's port.
     network: Option<&'t NetworkEntry>,
-    lane: Option<fast::Lane<'t>>,
 }
 
 /// An IP packet in its frame, with the proof of how far it has come. `A` is the
@@ -195,7 +194,6 @@ impl<'t, 'a> Arrival<'t, 'a> {
             context,
             port,
             network: tables.network(port.network),
-            lane: fast::Lane::new(tables, port),
         })
     }
 
