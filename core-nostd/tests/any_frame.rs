@@ -8,6 +8,8 @@ mod dual;
 mod fast;
 #[path = "any_frame/packets.rs"]
 mod packets;
+#[path = "any_frame/trains.rs"]
+mod trains;
 
 use std::net::IpAddr;
 

@@ -9,7 +9,7 @@ use super::common::*;
 use super::packets::{any_node, any_shell, inputs};
 
 /// What a batch left behind: each frame, what was made, and what was counted.
-fn outcome(
+pub(crate) fn outcome(
     gateway: &mut Gateway<'_>,
     shell: &Shell,
     (port, batch): (PortId, Vec<Input>),

@@ -4,7 +4,8 @@
 use super::*;
 use crate::channel::*;
 use crate::pipeline::Context;
-use crate::{Instant, IpPrefix, NetworkId, PeerId, Tiny, Vni};
+use crate::wire::{ethernet, ip, ipv4};
+use crate::{Instant, IpPrefix, MacAddr, NetworkId, Outer, PeerId, Tiny, Vni};
 
 const POD: PortId = PortId(1);
 const UNDERLAY: PortId = PortId(0);
