@@ -117,7 +117,7 @@ pub(super) fn from_endpoint(
     if to_tunnel
         || !lane.owns(plain.src)
         || !is_plain_host(plain.dst)
-        
+        || may_be_gateway(lane.gateways, plain.dst)
         || plain.may_be_clamped(network)
     {
         return None;
