@@ -115,7 +115,7 @@ pub(super) fn run(arrival: &Arrival<'_, '_>, batch: &mut [Packet<'_>]) -> Run {
     match arrival.port.role {
         PortRole::Endpoint => {
             let tables = arrival.context.tables;
-            if let Some(lane) = Lane::new(tables, arrival.port) {
+            if let Some(lane) = Lane::new(arrival.context, arrival.port) {
                 out_of_pod(&mut run, tables, &lane, batch);
             }
         }

@@ -2,8 +2,8 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
-use super::super::deliver;
 use super::super::route::Tunnel;
+use super::super::{Context, deliver};
 use super::Sent;
 use super::plain::{
     IN_VXLAN, PACKET, Plain, ethernet, is_finished, is_plain_host, may_be_gateway, words,
@@ -14,10 +14,11 @@ use crate::tables::Tables;
 use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
 use crate::wire::ip::Address;
 use crate::wire::{ethernet, ip, ipv4, vxlan};
-use crate::{Frame, MacAddr, Outer, OuterL4};
+use crate::{Frame, Instant, MacAddr, Outer, OuterL4};
 
 /// What is the same for all plain packets of a pod.
 pub(super) struct Lane<'t> {
+    now: Instant,
     network: &'t NetworkEntry,
     routes: Root<'t>,
     port: &'t PortEntry,
@@ -46,7 +47,8 @@ struct Tunnelled {
 
 impl<'t> Lane<'t> {
     /// `None` when no packet of the port can go by the fast path.
-    pub(super) fn new(tables: &'t Tables<'_>, port: &'t PortEntry) -> Option<Self> {
+    pub(super) fn new(context: Context<'t, '_>, port: &'t PortEntry) -> Option<Self> {
+        let tables = context.tables;
         let network = tables.network(port.network)?;
         let underlay = tables.port(network.underlay)?;
         if underlay.role != PortRole::Underlay {
@@ -73,6 +75,7 @@ impl<'t> Lane<'t> {
         };
         let ip = OuterL4::Ip { protocol: ip::IPV4 };
         Some(Lane {
+            now: context.now,
             network,
             routes: tables.routes.start_v4(network.id),
             port,
@@ -123,7 +126,9 @@ pub(super) fn from_endpoint(
         return None;
     }
     let (peer, encap) = tables.routes.lookup_from(lane.routes, plain.dst).peer()?;
-    let peer = tables.peer(peer).filter(|peer| peer.path_mtu == 0)?;
+    let peer = tables
+        .peer(peer)
+        .filter(|peer| peer.path_mtu(lane.now).is_none())?;
     let (start, len) = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
             *header = lane.header;
