@@ -289,8 +289,10 @@ impl World {
     /// Pings with so many bytes of data that must not be fragmented.
     pub(crate) fn pings_with(&self, from: &str, to: &str, size: u32) {
         let size = size.to_string();
+        // All three at once: ping waits for the last answer twice the longest time that
+        // one has taken, which on a busy machine is not enough, but an interval at least.
         let argv = [
-            "ping", "-n", "-c3", "-i0.01", "-W2", "-Mdo", "-s", &size, to,
+            "ping", "-n", "-c3", "-l3", "-i0.5", "-W2", "-Mdo", "-s", &size, to,
         ];
         let output = self.lab.exec(from, &argv, Duration::from_secs(20)).unwrap();
         assert!(
