@@ -74,7 +74,11 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     /// The code of the longest prefix of a FIB that holds the address, or 0.
     #[inline(always)]
     pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
-        self.find_from(nodes, self.start(fib), address)
+        let Some(table) = self.start(fib).slots else {
+            return self.find_narrow(nodes, fib, address);
+        };
+        let slot = table.get(usize::from(address.sixteen()));
+        self.find_below(nodes, fib, (slot.copied().unwrap_or(0), address))
     }
 
     /// Where lookups in a FIB start.
@@ -85,7 +89,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         Root { fib, slots }
     }
 
-    /// As [`Family::find`] in the FIB that starts there.
+    /// As [`Family::find`] in the FIB that starts there, for the packet path, which is
+    /// short of registers: flat nodes, where many routes are, cost no call, others do.
     #[inline(always)]
     pub(super) fn find_from(&self, nodes: &Nodes<'_>, root: Root<'_>, address: B) -> u32 {
         let fib = root.fib;
@@ -94,16 +99,21 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         };
         let slot = table.get(usize::from(address.sixteen()));
         let slot = slot.copied().unwrap_or(0);
-        // What most addresses of large tables end at costs no call.
         let found = nodes.flat(slot, address.third());
         if is_code(found) {
             return found;
         }
-        self.find_below(nodes, fib, (slot, address))
+        self.call_below(nodes, fib, (slot, address))
+    }
+
+    /// As [`Family::find_below`], as a call.
+    #[inline(never)]
+    fn call_below(&self, nodes: &Nodes<'_>, fib: usize, at: (Slot, B)) -> u32 {
+        self.find_below(nodes, fib, at)
     }
 
     /// From a root slot that 16 bits chose.
-    #[inline(never)]
+    #[inline(always)]
     fn find_below(&self, nodes: &Nodes<'_>, fib: usize, (slot, address): (Slot, B)) -> u32 {
         if slot < NODE && slot != 0 {
             return slot;
