@@ -89,7 +89,8 @@ fn upper(packet: &[u8]) -> Option<(u8, usize, bool)> {
     let (mut next, mut at, mut later) = (packet[6], 40, false);
     loop {
         let len = match next {
-            0 | 43 | 60 | 135 | 139 | 140 => (usize::from(*packet.get(at + 1)?) + 1) * 8,
+            // Behind mobility, HIP and shim6 (RFC 7045) no node looks for a tunnel.
+            0 | 43 | 60 => (usize::from(*packet.get(at + 1)?) + 1) * 8,
             51 => (usize::from(*packet.get(at + 1)?) + 2) * 4,
             44 => {
                 later |= u16::from_be_bytes([*packet.get(at + 2)?, *packet.get(at + 3)?]) >= 8;
