@@ -185,9 +185,9 @@ pub(super) fn flow_hash<A: Lookup>(header: &ip::Header<A>) -> u64 {
     hash(A::mix(header.src, header.dst), protocol, ports)
 }
 
-/// A hash of mixed addresses, protocol, and source and destination port. The two halves of a product depend
-/// on all bits of both factors (as in wyhash), so that neighbouring addresses and
-/// ports spread evenly.
+/// A hash of mixed addresses, protocol, and source and destination port. The two halves
+/// of a product depend on all bits of both factors (as in wyhash), so that neighbouring
+/// addresses and ports spread evenly.
 #[inline(always)]
 pub(super) fn hash(addresses: u64, protocol: u8, ports: u32) -> u64 {
     let rest = u64::from(protocol) << 32 | u64::from(ports);
