@@ -115,18 +115,31 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     /// From a root slot that 16 bits chose.
     #[inline(always)]
     fn find_below(&self, nodes: &Nodes<'_>, fib: usize, (slot, address): (Slot, B)) -> u32 {
-        if slot < NODE && slot != 0 {
+        if is_code(slot) {
             return slot;
         }
         // The first node is mostly the only one.
-        if (NODE..SKIP).contains(&slot) {
-            let found = nodes.word(slot, address.third());
-            if is_code(found) {
-                return found;
-            }
-            return self.behind_first(nodes, fib, (slot, found), address);
+        if Nodes::is_narrow(slot) {
+            let third = address.third();
+            return self.narrow_at(nodes, fib, (slot, Nodes::unit(slot, third)), address);
         }
         self.behind_root(nodes, fib, slot, address)
+    }
+
+    /// In a narrow node right behind the root, whose unit is known.
+    #[inline(always)]
+    fn narrow_at(
+        &self,
+        nodes: &Nodes<'_>,
+        fib: usize,
+        (node, unit): (Slot, usize),
+        address: B,
+    ) -> u32 {
+        let code = nodes.narrow_at(node, unit, address.third());
+        if code == 0 {
+            return self.in_short(fib, address);
+        }
+        code
     }
 
     /// In tables that have one root slot each.
@@ -138,21 +151,6 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     #[inline(never)]
     fn behind_root(&self, nodes: &Nodes<'_>, fib: usize, found: Slot, address: B) -> u32 {
         self.go_on(nodes, fib, self.begin(found, address), address)
-    }
-
-    #[inline(never)]
-    fn behind_first(
-        &self,
-        nodes: &Nodes<'_>,
-        fib: usize,
-        (node, found): (Slot, Slot),
-        address: B,
-    ) -> u32 {
-        let mut walk = self.begin(found, address);
-        walk.at += 1;
-        walk.rest <<= 8;
-        walk.best = nodes.inherit(node);
-        self.go_on(nodes, fib, walk, address)
     }
 
     /// A walk from a root slot.
@@ -216,7 +214,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             }
         };
         match (entry, walk.best) {
-            (Some(value), _) => value.code() & INDEX,
+            (Some(value), _) => u32::from(value.code()),
             (None, 0) => self.in_short(fib, address),
             (None, best) => best,
         }
@@ -237,23 +235,49 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                 for (address, code) in addresses.iter().zip(codes) {
                     *code = self.find(nodes, fib, *address);
                 }
-                continue;
-            }
-            for (address, code) in addresses.iter().zip(&mut *codes) {
-                *code = self.root(fib, *address);
-            }
-            let mut touched = 0;
-            for slot in &*codes {
-                touched ^= nodes.touch(*slot);
-            }
-            core::hint::black_box(touched);
-            if B::WIDTH == 32 && self.stride == 16 {
-                for (address, code) in addresses.iter().zip(codes) {
-                    *code = self.find_below(nodes, fib, (*code, *address));
-                }
+            } else if B::WIDTH == 32 && self.stride == 16 {
+                self.find_batch(nodes, fib, addresses, codes);
             } else {
+                for (address, code) in addresses.iter().zip(&mut *codes) {
+                    *code = self.root(fib, *address);
+                }
+                let mut touched = 0;
+                for slot in &*codes {
+                    touched ^= nodes.touch(Nodes::unit(*slot, 0));
+                }
+                core::hint::black_box(touched);
                 self.walk_all(nodes, fib, addresses, codes);
             }
+        }
+    }
+
+    /// A batch where one node is mostly all that is behind a root slot. Each of these
+    /// loops is so short that the processor has the memory of many addresses under way.
+    fn find_batch(&self, nodes: &Nodes<'_>, fib: usize, addresses: &[B], codes: &mut [u32]) {
+        let Some(table) = self.start(fib).slots else {
+            return codes.fill(0);
+        };
+        for (address, slot) in addresses.iter().zip(&mut *codes) {
+            let found = table.get(usize::from(address.sixteen()));
+            *slot = found.copied().unwrap_or(0);
+        }
+        let mut units = [0; BATCH];
+        for ((address, slot), unit) in addresses.iter().zip(&*codes).zip(&mut units) {
+            let node = if *slot < NODE { 0 } else { *slot };
+            *unit = Nodes::unit(node, address.third());
+        }
+        let mut touched = 0;
+        for unit in units.iter().take(codes.len()) {
+            touched ^= nodes.touch(*unit);
+        }
+        core::hint::black_box(touched);
+        for ((address, code), unit) in addresses.iter().zip(codes).zip(units) {
+            let slot = *code;
+            *code = if Nodes::is_narrow(slot) {
+                self.narrow_at(nodes, fib, (slot, unit), *address)
+            } else {
+                self.find_below(nodes, fib, (slot, *address))
+            };
         }
     }
 
@@ -294,7 +318,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                         touched ^= if walk.found >= STORE {
                             self.store.touch(walk.found & INDEX)
                         } else {
-                            nodes.touch(walk.found)
+                            u32::from(nodes.touch(Nodes::unit(walk.found, 0)))
                         };
                         if let Some(place) = active.get_mut(left) {
                             *place = number;

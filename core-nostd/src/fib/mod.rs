@@ -26,26 +26,28 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unit;
 mod update;
 
 pub use bits::{Bits, Prefix};
 use family::Family;
 pub use family::Root;
 use node::{Nodes, Slot};
-use pages::{Meta, PAGE, Pages};
+use pages::{GRANULE, Meta, PAGE, Pages};
 use store::{Entry, Fork, Link, Store};
 pub use table::Address;
 use update::Update;
 
 /// What the FIB keeps for a prefix.
 pub trait Value: Copy + FromZeros + Immutable {
-    /// What lookups answer: 1 to 2^30 − 1. Routes that are equal here share memory.
-    fn code(&self) -> u32;
+    /// What lookups answer, not 0. Routes that are equal here share memory.
+    fn code(&self) -> u16;
 }
 
+/// Numbers beyond 65,535 are taken as that.
 impl Value for u32 {
-    fn code(&self) -> u32 {
-        *self
+    fn code(&self) -> u16 {
+        u16::try_from(*self).unwrap_or(u16::MAX)
     }
 }
 
@@ -85,7 +87,7 @@ pub struct FibStorage<
 > {
     v4_roots: Roots<FIBS, ROOT, SHORT>,
     v6_roots: Roots<FIBS, ROOT, SHORT>,
-    pages: Aligned<[[u32; PAGE]; PAGES]>,
+    pages: Aligned<[[u8; PAGE]; PAGES]>,
     metas: [Meta; PAGES],
     v4_entries: [Entry<u32, V>; ROUTES],
     v4_forks: [Fork; ROUTES],
@@ -143,7 +145,7 @@ impl<
 > FibStorage<V, FIBS, ROUTES, ROOT, SHORT, PAGES>
 {
     /// Roots resolve whole bytes, a prefix covers at most half of 256 root slots,
-    /// and slots can name all words.
+    /// and slots can name all granules.
     const FITS: () = assert!(
         ROUTES <= store::MAX_ENTRIES
             && (ROOT == 1 || ROOT == 1 << 16)
@@ -152,7 +154,7 @@ impl<
             && SHORT <= 1 << 12
             && ROOT / SHORT <= update::MAX_ROOTS
             && PAGES > 0
-            && PAGES * PAGE <= node::MAX_WORDS
+            && PAGES * (PAGE / GRANULE) <= node::MAX_GRANULES
     );
 
     /// The FIBs that live in this storage, as they were left.
@@ -178,7 +180,7 @@ impl<
             nodes: Nodes {
                 state: &mut self.nodes_state,
                 pages: Pages {
-                    words: self.pages.0.as_flattened_mut(),
+                    bytes: self.pages.0.as_flattened_mut(),
                     metas: &mut self.metas,
                     state: &mut self.pages_state,
                 },

@@ -1,22 +1,19 @@
 //! Nodes of the lookup structure: 256 slots, compressed to the runs of equal results.
 //!
-//! A node is one block of words, and the slot that leads to it says where and in
-//! which of three forms, so that a lookup reads nothing in between:
+//! A node is one block, and the slot that leads to it says where it is, into how many
+//! units it is cut and of which form they are (`unit.rs`), so that a lookup reads one
+//! unit, which is in one cache line, and nothing in between. Narrow nodes hold codes
+//! only and have no node below them. Each unit has the node's `inherit`.
 //!
-//! | form | words | a slot's word |
-//! |---|---|---|
-//! | few | 2 of ends, `inherit`, one for each of up to 8 runs | by comparing with all ends at once |
-//! | ranked | 16 of marks, `inherit`, one for each run | by the marks up to it, mostly counted already |
-//! | flat | one for each slot, `inherit` | directly |
-//!
-//! None needs an instruction that counts bits. Four words before the node say what
-//! its addresses have in common, if it skips bits.
+//! A granule before the units, the header, says what the node's addresses have in
+//! common, if it skips bits, and has the `inherit` of flat nodes.
 
 use zerocopy::{FromZeros, Immutable};
 
-use super::pages::Pages;
+use super::pages::{GRANULE, Pages};
 use super::steps;
 use super::store::Link;
+use super::unit::{self, FLAT, FLAT_WIDE, WIDE};
 
 /// Slots of a node.
 pub(super) const SLOTS: usize = 256;
@@ -26,47 +23,26 @@ pub(super) const SLOTS: usize = 256;
 pub(super) type Slot = u32;
 
 /// Codes are smaller than this.
-pub(super) const CODES: u32 = 1 << 30;
+pub(super) const CODES: u32 = 1 << 16;
 /// Goes on in the node at this place.
 pub(super) const NODE: Slot = 1 << 30;
 /// The same, if the address has the bits that [`Skip`] names.
 pub(super) const SKIP: Slot = 2 << 30;
 /// Goes on in the store, below this link; 0 is from its root.
 pub(super) const STORE: Slot = 3 << 30;
-/// The store's link.
-pub(super) const INDEX: u32 = CODES - 1;
+/// Behind the tag: the store's link, or a node's form, split and place.
+pub(super) const INDEX: u32 = NODE - 1;
 
-/// A node's form, and the index of its first word.
-const FORM: u32 = 3 << 28;
-const FEW: u32 = 0;
-const RANKED: u32 = 1 << 28;
-const FLAT: u32 = 2 << 28;
-const PLACE: u32 = RANKED - 1;
+/// Where a node's form is, the bits that choose a slot in its units, and its first
+/// granule.
+const FORM: u32 = 26;
+const INSIDE: u32 = 23;
+const PLACE: u32 = (1 << INSIDE) - 1;
+/// Slots from here up to this lead to narrow nodes that skip nothing.
+const NARROW_END: Slot = NODE | 8 << FORM;
 
-/// Places that slots can name.
-pub(super) const MAX_WORDS: usize = 1 << 28;
-
-/// Runs of a node of few.
-const FEW_RUNS: usize = 8;
-/// Ranked nodes have at most so many runs while there is room for flat ones.
-const RANKED_RUNS: usize = 64;
-/// Words before a node that skips.
-const SKIP_WORDS: u32 = 4;
-
-/// A one in each of seven lanes of nine bits, for comparisons that do not carry.
-const LANES: u64 = 1 | 1 << 9 | 1 << 18 | 1 << 27 | 1 << 36 | 1 << 45 | 1 << 54;
-
-/// How many bits a byte has.
-#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-const BITS: [u8; 256] = {
-    let mut bits = [0; 256];
-    let mut byte = 1;
-    while byte < 256 {
-        bits[byte] = bits[byte / 2] + if byte % 2 == 1 { 1 } else { 0 };
-        byte += 1;
-    }
-    bits
-};
+/// Granules that slots can name.
+pub(super) const MAX_GRANULES: usize = 1 << INSIDE;
 
 /// What a node's addresses have in common beyond the slot that leads to it.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +54,12 @@ pub(super) struct Skip {
     /// The code for addresses that do not have these bits, or 0.
     pub(super) other: u32,
 }
+
+/// Places in a header.
+const SKIP_BITS: usize = 0;
+const SKIP_OTHER: usize = 8;
+const SKIP_LENGTH: usize = 12;
+const FLAT_INHERIT: usize = 16;
 
 /// A node taken apart into its slots.
 pub(super) struct Open {
@@ -110,48 +92,96 @@ pub(super) fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// The place of a node's first unit.
 #[inline]
 fn start(node: Slot) -> usize {
-    index(node & PLACE)
+    index(node & PLACE) * GRANULE
 }
 
-/// Where `inherit` is, from a node's first word.
 #[inline]
-fn inherit_at(node: Slot) -> usize {
-    match node & FORM {
-        FEW => 2,
-        RANKED => 16,
-        _ => SLOTS,
+fn form(node: Slot) -> usize {
+    index(node >> FORM & 15)
+}
+
+/// Bits that choose a slot in one unit.
+#[inline]
+fn inside(node: Slot) -> u32 {
+    node >> INSIDE & 7
+}
+
+/// The logarithm of a unit's bytes.
+#[inline]
+fn unit_size(form: usize) -> usize {
+    form & 7
+}
+
+/// Units of a node, and each one's place.
+fn units(node: Slot) -> impl Iterator<Item = (u8, usize)> {
+    let size = unit_size(form(node));
+    let numbers = 0..SLOTS >> inside(node);
+    numbers.map(move |number| {
+        let first = number << inside(node);
+        let first = u8::try_from(first).unwrap_or(0);
+        (first, start(node) + (number << size))
+    })
+}
+
+fn is_flat(node: Slot) -> bool {
+    matches!(form(node), FLAT | FLAT_WIDE)
+}
+
+/// How a node is cut and kept.
+#[derive(Clone, Copy)]
+struct Shape {
+    form: usize,
+    /// The logarithm of the number of units.
+    split: u8,
+}
+
+/// Shapes for codes alone, the smallest first; among equals the one of fewer words.
+const NARROW_SHAPES: [(usize, u8); 10] = [
+    (4, 1),
+    (5, 1),
+    (4, 2),
+    (5, 2),
+    (4, 3),
+    (6, 1),
+    (5, 3),
+    (4, 4),
+    (6, 2),
+    (FLAT, 8),
+];
+/// Shapes for any slots.
+const WIDE_SHAPES: [(usize, u8); 8] = [
+    (13, 1),
+    (13, 2),
+    (14, 1),
+    (13, 3),
+    (14, 2),
+    (13, 4),
+    (14, 3),
+    (FLAT_WIDE, 8),
+];
+
+impl Shape {
+    /// The smallest shape that a node's slots fit into.
+    fn of(open: &Open) -> Self {
+        let most = open.most_runs();
+        let wide = open.slots.iter().any(|slot| *slot >= CODES);
+        let shapes: &[(usize, u8)] = if wide { &WIDE_SHAPES } else { &NARROW_SHAPES };
+        let fits = |(form, split): &&(usize, u8)| {
+            let runs = most.get(usize::from(*split)).copied().unwrap_or(1);
+            runs <= unit::capacity(*form)
+        };
+        let flat = if wide { FLAT_WIDE } else { FLAT };
+        let (form, split) = shapes.iter().find(fits).copied().unwrap_or((flat, 8));
+        Shape { form, split }
     }
-}
 
-/// The words of a node with so many runs.
-fn size(form: u32, runs: usize) -> usize {
-    match form {
-        FEW => 3 + FEW_RUNS,
-        RANKED => 17 + runs,
-        _ => 1 + SLOTS,
+    fn granules(self, header: bool) -> usize {
+        let bytes = 1 << (usize::from(self.split) + unit_size(self.form));
+        bytes / GRANULE + usize::from(header)
     }
-}
-
-/// The run of a slot, by the last slots of runs before the last.
-#[inline]
-fn few([low, high]: [u32; 2], slot: u8) -> usize {
-    let ends = u64::from(high) << 32 | u64::from(low);
-    // Ends that are before the slot lose their guard.
-    let behind = ends.wrapping_sub(u64::from(slot) * LANES) & LANES << 8;
-    index((behind.trailing_zeros() * 57) >> 9)
-}
-
-/// The run of a slot: eight slots' marks of beginnings and the number before each.
-#[inline]
-fn ranked(marks: &[u32; 16], slot: u8) -> usize {
-    let marks: &[[u8; 2]; 32] = zerocopy::transmute_ref!(marks);
-    let group = marks.get(usize::from(slot >> 3));
-    let [marks, before] = group.copied().unwrap_or_default();
-    let [upto, ..] = (u32::from(marks) << (!slot & 7)).to_le_bytes();
-    let runs = BITS.get(usize::from(upto)).copied().unwrap_or(0);
-    usize::from(before) + usize::from(runs)
 }
 
 impl Open {
@@ -163,133 +193,150 @@ impl Open {
         }
     }
 
-    /// Visits the runs of equal slots: their number, first slot and word.
-    fn runs(&self, mut see: impl FnMut(usize, usize, Slot)) -> usize {
-        let mut count = 0;
-        let mut last = !self.slots.first().copied().unwrap_or(0);
-        let (eights, _) = self.slots.as_chunks::<8>();
-        for (first, eight) in (0..).step_by(8).zip(eights) {
-            // Most go on with the run before.
-            if eight.iter().fold(0, |differ, word| differ | (word ^ last)) == 0 {
-                continue;
+    /// The most runs that a unit has, for each split up to 4.
+    fn most_runs(&self) -> [usize; 5] {
+        let mut last = self.slots.first().copied().unwrap_or(0);
+        let mut most = [0; 5];
+        // Runs that begin in a unit of each split behind its first slot.
+        let mut begun = [0; 5];
+        let (sixteens, _) = self.slots.as_chunks::<16>();
+        for (number, sixteen) in (0..).zip(sixteens) {
+            let mut changes = 0;
+            for slot in sixteen {
+                changes += usize::from(*slot != last);
+                last = *slot;
             }
-            for (slot, word) in (first..).zip(eight) {
-                if *word != last {
-                    last = *word;
-                    see(count, slot, *word);
-                    count += 1;
+            let before = number * 16usize;
+            let edge = before
+                .checked_sub(1)
+                .and_then(|before| self.slots.get(before))
+                .is_some_and(|before| Some(before) != sixteen.first());
+            for (split, (begun, most)) in begun.iter_mut().zip(&mut most).enumerate() {
+                if before.is_multiple_of(SLOTS >> split) {
+                    *begun = changes - usize::from(edge);
+                } else {
+                    *begun += changes;
                 }
+                *most = (*most).max(*begun + 1);
             }
         }
-        count
+        most
     }
 }
 
 impl Nodes<'_> {
-    /// Where the word of a node's slot is.
-    pub(super) fn place(&self, node: Slot, slot: u8) -> usize {
-        let words = &*self.pages.words;
-        let at = start(node);
-        let inside = if node & FLAT != 0 {
-            usize::from(slot)
-        } else if node & RANKED != 0 {
-            let marks = words.get(at..at + 16).and_then(<[u32]>::first_chunk);
-            17 + ranked(marks.unwrap_or(&[0; 16]), slot)
-        } else {
-            let ends = words.get(at..at + 2).and_then(<[u32]>::first_chunk);
-            3 + few(*ends.unwrap_or(&[0; 2]), slot)
-        };
-        at + inside
+    /// The place of the unit that has a slot of a node.
+    #[inline(always)]
+    pub(super) fn unit(node: Slot, slot: u8) -> usize {
+        let unit = usize::from(slot) >> inside(node);
+        start(node) + (unit << unit_size(form(node)))
     }
 
-    /// The result in a node's slot.
-    #[inline]
+    /// The result in a slot of a node.
+    #[inline(always)]
     pub(super) fn word(&self, node: Slot, slot: u8) -> Slot {
         steps::count();
-        let words = &*self.pages.words;
-        let at = start(node);
-        if node & FLAT != 0 {
-            return self.read(at + usize::from(slot));
+        self.word_at(node, Self::unit(node, slot), slot)
+    }
+
+    /// The same, when the place of its unit is known.
+    #[inline(always)]
+    pub(super) fn word_at(&self, node: Slot, unit: usize, slot: u8) -> Slot {
+        let bytes = &*self.pages.bytes;
+        let place = unit::place(bytes, unit, form(node), slot);
+        unit::read(bytes, form(node), place)
+    }
+
+    /// Whether a slot leads to a narrow node that skips nothing.
+    #[inline(always)]
+    pub(super) fn is_narrow(slot: Slot) -> bool {
+        slot.wrapping_sub(NODE) < NARROW_END - NODE
+    }
+
+    /// The code in a slot of such a node, or its `inherit`, or 0.
+    #[inline(always)]
+    pub(super) fn narrow_at(&self, node: Slot, unit: usize, slot: u8) -> u32 {
+        steps::count();
+        let bytes = &*self.pages.bytes;
+        let form = form(node) & 7;
+        let code = unit::read_narrow(bytes, unit::place(bytes, unit, form, slot));
+        if code == 0 {
+            return self.inherit(node);
         }
-        if node & RANKED != 0 {
-            let marks = words.get(at..at + 16).and_then(<[u32]>::first_chunk);
-            return match marks {
-                Some(marks) => self.read(at + 17 + ranked(marks, slot)),
-                None => 0,
-            };
-        }
-        match words.get(at..at + 3 + FEW_RUNS) {
-            Some([low, high, _, results @ ..]) => {
-                let result = results.get(few([*low, *high], slot));
-                result.copied().unwrap_or(0)
-            }
-            _ => 0,
-        }
+        code
     }
 
     /// A node's `inherit` and the result in its slot.
     #[inline]
     pub(super) fn visit(&self, node: Slot, slot: u8) -> (u32, Slot) {
-        steps::count();
-        let words = &*self.pages.words;
-        let at = start(node);
-        if node & FLAT != 0 {
-            let block = words.get(at..at + SLOTS + 1).unwrap_or_default();
-            let word = block.get(usize::from(slot)).copied().unwrap_or(0);
-            return (block.get(SLOTS).copied().unwrap_or(0), word);
+        let found = self.word(node, slot);
+        // A code is an answer: nobody asks for what it covers.
+        if found.wrapping_sub(1) < CODES - 1 {
+            return (0, found);
         }
-        if node & RANKED != 0 {
-            let head = words.get(at..at + 17);
-            let Some((marks, [inherit])) = head.and_then(<[u32]>::split_first_chunk) else {
-                return (0, 0);
-            };
-            return (*inherit, self.read(at + 17 + ranked(marks, slot)));
-        }
-        match words.get(at..at + 3 + FEW_RUNS) {
-            Some([low, high, inherit, results @ ..]) => {
-                let result = results.get(few([*low, *high], slot));
-                (*inherit, result.copied().unwrap_or(0))
-            }
-            _ => (0, 0),
-        }
+        (self.inherit(node), found)
     }
 
-    /// The result in a slot of a flat node that skips nothing, or 0 if it is none.
+    /// The result in a slot of a flat narrow node that skips nothing, or 0 if it is none.
     #[inline(always)]
     pub(super) fn flat(&self, node: Slot, slot: u8) -> Slot {
-        if node & !PLACE != NODE | FLAT {
+        if node >> INSIDE != (NODE >> FORM | 1) << 3 {
             return 0;
         }
         steps::count();
-        self.read(start(node) + usize::from(slot))
+        unit::read_narrow(self.pages.bytes, start(node) + 2 * usize::from(slot))
     }
 
-    #[inline]
-    pub(super) fn read(&self, place: usize) -> u32 {
-        self.pages.words.get(place).copied().unwrap_or(0)
-    }
-
-    pub(super) fn write(&mut self, place: usize, word: u32) {
+    /// Writes the result in a slot. It must be the only one of its run, as those that
+    /// lead to nodes are.
+    pub(super) fn set(&mut self, node: Slot, slot: u8, result: Slot) {
         steps::count();
-        if let Some(old) = self.pages.words.get_mut(place) {
-            *old = word;
-        }
+        let unit = Self::unit(node, slot);
+        let place = unit::place(self.pages.bytes, unit, form(node), slot);
+        unit::write(self.pages.bytes, form(node), place, result);
     }
 
-    /// A node's first word, so that its line is on the way when it is asked for.
+    /// Something of a line, so that it is on the way when it is asked for.
+    #[inline(always)]
+    pub(super) fn touch(&self, place: usize) -> u8 {
+        self.pages.bytes.get(place).copied().unwrap_or(0)
+    }
+
+    /// Where a node's `inherit` is, and its form.
     #[inline]
-    pub(super) fn touch(&self, node: Slot) -> u32 {
-        self.read(start(node))
+    fn inherit_at(node: Slot) -> (usize, usize) {
+        match form(node) {
+            form @ (FLAT | FLAT_WIDE) => (start(node).wrapping_sub(GRANULE - FLAT_INHERIT), form),
+            form => (start(node) + unit::inherit(form), form),
+        }
     }
 
     /// The code of prefixes too short to be in a node's slots, or 0.
     #[inline]
     pub(super) fn inherit(&self, node: Slot) -> u32 {
-        self.read(start(node) + inherit_at(node))
+        let (place, form) = Self::inherit_at(node);
+        unit::read(self.pages.bytes, form, place)
     }
 
     pub(super) fn set_inherit(&mut self, node: Slot, code: u32) {
-        self.write(start(node) + inherit_at(node), code);
+        steps::count();
+        let (place, form) = Self::inherit_at(node);
+        if is_flat(node) {
+            unit::write(self.pages.bytes, form, place, code);
+            return;
+        }
+        for (_, unit) in units(node) {
+            let place = unit + unit::inherit(form);
+            unit::write(self.pages.bytes, form, place, code);
+        }
+    }
+
+    /// The header of a node that has one.
+    #[inline]
+    fn header(&self, node: Slot) -> &[u8; GRANULE] {
+        let header = self.pages.bytes.get(start(node).wrapping_sub(GRANULE)..);
+        let header = header.and_then(<[u8]>::first_chunk);
+        header.unwrap_or(&[0; GRANULE])
     }
 
     /// What a node skips.
@@ -299,22 +346,22 @@ impl Nodes<'_> {
             return Skip::default();
         }
         steps::count();
-        let end = start(node);
-        let words = self.pages.words.get(end.wrapping_sub(4)..end);
-        let words = words.and_then(<[u32]>::first_chunk);
-        let [low, high, length, other] = *words.unwrap_or(&[0; 4]);
-        let [length, ..] = length.to_le_bytes();
+        let header = self.header(node);
+        let (bits, rest) = header.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let (other, rest) = rest.split_first_chunk().unwrap_or((&[0; 4], &[]));
         Skip {
-            bits: u64::from(high) << 32 | u64::from(low),
-            length,
-            other,
+            bits: u64::from_le_bytes(*bits),
+            length: rest.first().copied().unwrap_or(0),
+            other: u32::from_le_bytes(*other),
         }
     }
 
-    /// Writes what the words before a node say of those that do not have its bits.
+    /// Writes what a header says of those that do not have the node's bits.
     pub(super) fn set_other(&mut self, node: Slot, code: u32) {
         if node & !INDEX == SKIP {
-            self.write(start(node).wrapping_sub(1), code);
+            steps::count();
+            let place = start(node).wrapping_sub(GRANULE - SKIP_OTHER);
+            unit::write(self.pages.bytes, WIDE, place, code);
         }
     }
 
@@ -324,41 +371,22 @@ impl Nodes<'_> {
         let mut open = Open::empty();
         open.inherit = self.inherit(node);
         open.skip = self.skip(node);
-        let words = &*self.pages.words;
-        let words = words.get(start(node)..).unwrap_or_default();
-        match node & FORM {
-            FEW => {
-                let [low, high] = *words.first_chunk().unwrap_or(&[0; 2]);
-                let ends = u64::from(high) << 32 | u64::from(low);
-                let mut first = 0;
-                for (lane, word) in (0..).step_by(9).zip(words.iter().skip(3).take(FEW_RUNS)) {
-                    let [end, ..] = ends.wrapping_shr(lane).to_le_bytes();
-                    let end = if lane < 63 { end } else { 255 };
-                    let run = open.slots.get_mut(first..=usize::from(end));
-                    run.unwrap_or_default().fill(*word);
-                    first = usize::from(end) + 1;
-                }
+        let form = form(node);
+        let bytes = self.pages.bytes.get(start(node)..).unwrap_or_default();
+        if is_flat(node) {
+            for (slot, at) in open
+                .slots
+                .iter_mut()
+                .zip((0..).step_by(1 << unit_size(form)))
+            {
+                *slot = unit::read(bytes, form, at);
             }
-            RANKED => {
-                let marks = words.first_chunk().unwrap_or(&[0; 16]);
-                let marks: &[[u8; 2]; 32] = zerocopy::transmute_ref!(marks);
-                let mut results = words.iter().skip(17);
-                let mut word = results.next().copied().unwrap_or(0);
-                for (eight, [mut begins, _]) in open.slots.chunks_mut(8).zip(*marks) {
-                    for slot in eight {
-                        if begins & 1 != 0 {
-                            word = results.next().copied().unwrap_or(0);
-                        }
-                        *slot = word;
-                        begins >>= 1;
-                    }
-                }
-            }
-            _ => {
-                for (slot, word) in open.slots.iter_mut().zip(words) {
-                    *slot = *word;
-                }
-            }
+            return open;
+        }
+        let bytes = bytes.chunks(1 << unit_size(form));
+        let slots = open.slots.chunks_mut(1 << inside(node));
+        for ((unit, slots), (first, _)) in bytes.zip(slots).zip(units(node)) {
+            unit::decode(unit, form, first, slots);
         }
         open
     }
@@ -366,60 +394,125 @@ impl Nodes<'_> {
     /// Makes a node of its slots, in the place of an old one (0: there is none).
     /// `None` when there is no room: the old one then is as it was.
     pub(super) fn close(&mut self, old: Slot, open: &Open) -> Option<Slot> {
-        let runs = open.runs(|_, _, _| ());
+        let shape = Shape::of(open);
         let skips = open.skip.length != 0;
-        let before = if skips { SKIP_WORDS } else { 0 };
+        let header = skips || matches!(shape.form, FLAT | FLAT_WIDE);
         let old = is_node(old).then_some(old & PLACE);
-        // Flat when there are many; and where that finds no room, perhaps ranked.
-        let forms = match runs {
-            0..=FEW_RUNS => [FEW; 2],
-            _ if runs <= RANKED_RUNS => [RANKED, FLAT],
-            _ => [FLAT, RANKED],
-        };
-        let (form, block) = forms.into_iter().find_map(|form| {
-            let words = index(before) + size(form, runs);
-            Some((form, self.pages.refit(old, words)?))
-        })?;
+        let block = self.pages.refit(old, shape.granules(header))?;
         let kind = if skips { SKIP } else { NODE };
-        let node = kind | form | (block + before);
+        let form = u32::try_from(shape.form).unwrap_or(0) << FORM;
+        let inside = u32::from(8 - shape.split) << INSIDE;
+        let node = kind | form | inside | (block + u32::from(header));
         self.fill(node, open);
         Some(node)
     }
 
-    /// Writes the words of a node.
+    /// Writes a node's units and its header.
     fn fill(&mut self, node: Slot, open: &Open) {
         steps::count();
-        let Skip {
-            bits,
-            length,
-            other,
-        } = open.skip;
-        if length != 0 {
-            let from = start(node).wrapping_sub(index(SKIP_WORDS));
-            let half = |bits: u64| u32::try_from(bits & 0xffff_ffff).unwrap_or(0);
-            let words = [half(bits), half(bits >> 32), length.into(), other];
-            let place = self.pages.words.get_mut(from..);
-            for (place, word) in place.unwrap_or_default().iter_mut().zip(words) {
-                *place = word;
+        if open.skip.length != 0 {
+            let at = start(node).wrapping_sub(GRANULE);
+            let header = self.pages.bytes.get_mut(at..).unwrap_or_default();
+            if let Some(bits) = header
+                .get_mut(SKIP_BITS..)
+                .and_then(<[u8]>::first_chunk_mut)
+            {
+                *bits = open.skip.bits.to_le_bytes();
             }
+            if let Some(length) = header.get_mut(SKIP_LENGTH) {
+                *length = open.skip.length;
+            }
+            self.set_other(node, open.skip.other);
         }
         self.set_inherit(node, open.inherit);
-        let words = self.pages.words.get_mut(start(node)..);
-        let words = words.unwrap_or_default();
-        match node & FORM {
-            FEW => fill_few(words, open),
-            RANKED => fill_ranked(words, open),
-            _ => {
-                for (word, slot) in words.iter_mut().zip(open.slots) {
-                    *word = slot;
+        let form = form(node);
+        let bytes = self.pages.bytes.get_mut(start(node)..).unwrap_or_default();
+        if is_flat(node) {
+            for (slot, at) in open.slots.iter().zip((0..).step_by(1 << unit_size(form))) {
+                unit::write(bytes, form, at, *slot);
+            }
+            return;
+        }
+        let bytes = bytes.chunks_mut(1 << unit_size(form));
+        let slots = open.slots.chunks(1 << inside(node));
+        for ((unit, slots), (first, _)) in bytes.zip(slots).zip(units(node)) {
+            let fits = unit::encode(unit, form, first, slots);
+            debug_assert!(fits.is_some(), "the shape was chosen for these slots");
+        }
+    }
+
+    /// Writes some neighbouring slots of a narrow node, the first of which is `from`;
+    /// false when they do not fit into its units, perhaps after a part of them, or when
+    /// a smaller shape may do now.
+    pub(super) fn repaint(&mut self, node: Slot, from: usize, codes: &[u32]) -> bool {
+        match form(node) {
+            FLAT => self.repaint_flat(node, from, codes),
+            WIDE.. => false,
+            form => {
+                let here = units(node).filter(|(first, _)| {
+                    let first = usize::from(*first);
+                    first < from + codes.len() && from < first + (1 << inside(node))
+                });
+                let least = if inside(node) == 7 && form == 4 {
+                    0
+                } else {
+                    unit::capacity(form) / 4
+                };
+                let mut fits = true;
+                for unit in here {
+                    let runs = self.repaint_unit(node, unit, from, codes);
+                    fits &= runs.is_some_and(|runs| runs > least);
                 }
+                fits
             }
         }
     }
 
-    /// Cuts off a slot's node, if it leads to one; it is taken apart later.
+    fn repaint_flat(&mut self, node: Slot, from: usize, codes: &[u32]) -> bool {
+        let place = |slot: usize| start(node) + 2 * slot;
+        for (slot, code) in (from..).zip(codes) {
+            unit::write(self.pages.bytes, FLAT, place(slot), *code);
+        }
+        // What has become equal to a neighbour is a run less.
+        let before = from.checked_sub(1);
+        let before = before.map(|slot| unit::read_narrow(self.pages.bytes, place(slot)));
+        let behind = from + codes.len();
+        let behind = (behind < SLOTS).then(|| unit::read_narrow(self.pages.bytes, place(behind)));
+        before != codes.first().copied() && behind != codes.last().copied()
+    }
+
+    /// Writes those of the slots that are in one unit, and returns its number of runs.
+    fn repaint_unit(
+        &mut self,
+        node: Slot,
+        (first, at): (u8, usize),
+        from: usize,
+        codes: &[u32],
+    ) -> Option<usize> {
+        steps::count();
+        let form = form(node);
+        let mut slots = [0; SLOTS / 2];
+        let slots = slots.get_mut(..1 << inside(node))?;
+        let unit = self.pages.bytes.get_mut(at..)?;
+        unit::decode(unit, form, first, slots);
+        let begin = usize::from(first);
+        let skip = from.saturating_sub(begin);
+        let codes = codes.get(begin.saturating_sub(from)..)?;
+        for (slot, code) in slots.iter_mut().skip(skip).zip(codes) {
+            *slot = *code;
+        }
+        unit::encode(unit, form, first, slots)
+    }
+
+    /// Cuts off a slot's node, if it leads to one; it is taken apart later, if it has
+    /// nodes below it.
     pub(super) fn drop(&mut self, slot: Slot) {
-        if is_node(slot) {
+        if !is_node(slot) {
+            return;
+        }
+        if form(slot) & WIDE == 0 {
+            self.free(slot);
+        } else {
             self.set_inherit(slot, self.state.dropped);
             self.state.dropped = slot;
         }
@@ -452,50 +545,6 @@ impl Nodes<'_> {
     /// A link as a slot's value.
     pub(super) fn store(link: Link) -> Slot {
         STORE | link
-    }
-}
-
-fn fill_few(words: &mut [u32], open: &Open) {
-    // Where there are no more runs, lanes say that the last one ends behind all.
-    let mut ends = (LANES << 8) | (LANES * 0xff);
-    let results = words.get_mut(3..3 + FEW_RUNS).unwrap_or_default();
-    open.runs(|run, first, word| {
-        if let Some(place) = results.get_mut(run) {
-            *place = word;
-        }
-        if let (Some(before), Ok(first)) = (run.checked_sub(1), u64::try_from(first)) {
-            let lane = before * 9;
-            ends = ends & !(0xff << lane) | first.wrapping_sub(1) << lane;
-        }
-    });
-    if let Some([low, high]) = words.first_chunk_mut() {
-        *low = u32::try_from(ends & 0xffff_ffff).unwrap_or(0);
-        *high = u32::try_from(ends >> 32).unwrap_or(0);
-    }
-}
-
-fn fill_ranked(words: &mut [u32], open: &Open) {
-    let mut begins = [0u8; 32];
-    open.runs(|run, first, word| {
-        if let Some(place) = words.get_mut(17 + run) {
-            *place = word;
-        }
-        // The first run is there anyway.
-        if run != 0
-            && let Some(eight) = begins.get_mut(first / 8)
-        {
-            *eight |= 1 << (first % 8);
-        }
-    });
-    let mut before = 0u8;
-    let marks = begins.map(|marks| {
-        let pair = [marks, before];
-        before = before.wrapping_add(BITS.get(usize::from(marks)).copied().unwrap_or(0));
-        pair
-    });
-    let marks: [u32; 16] = zerocopy::transmute!(marks);
-    for (place, marks) in words.iter_mut().zip(marks) {
-        *place = marks;
     }
 }
 

@@ -1,7 +1,8 @@
-//! Blocks of 12 to 288 words for nodes, from pages of one size class each.
+//! Blocks of 1 to 33 granules for nodes, from pages of one size class each.
 //!
-//! A page is 288 words, and sizes are such that little is left. A page with room is in
-//! its class's list; one that becomes empty goes back to all classes.
+//! A granule is 32 bytes, a page 36 of them; sizes are those that nodes have, with and
+//! without a header. A page with room is in its class's list; one that becomes empty
+//! goes back to all classes.
 //! What churn can do at worst is to leave few blocks in many pages; [`Pages::sparse`]
 //! names blocks worth moving, and whoever owns a block moves it when it passes by.
 
@@ -9,16 +10,15 @@ use zerocopy::{FromZeros, Immutable};
 
 use super::steps;
 
-/// Words in a page.
-pub(super) const PAGE: usize = 288;
+/// Bytes of a granule.
+pub(super) const GRANULE: usize = 32;
+/// Bytes of a page.
+pub(super) const PAGE: usize = 36 * GRANULE;
 
-const WORDS: u32 = 288;
+const GRANULES: u32 = 36;
 
-/// Block sizes, in words: a page has room for 24 of the smallest, and fourteen to
-/// one of those from 20 on.
-const SIZES: [u16; 18] = [
-    12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 41, 48, 57, 72, 96, 144, 288,
-];
+/// Block sizes, in granules.
+const SIZES: [u8; 11] = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33];
 
 /// A page's bookkeeping.
 #[derive(Clone, Copy, FromZeros, Immutable)]
@@ -46,20 +46,19 @@ pub(super) struct State {
 
 /// The block memory.
 pub(super) struct Pages<'a> {
-    pub(super) words: &'a mut [u32],
+    pub(super) bytes: &'a mut [u8],
     pub(super) metas: &'a mut [Meta],
     pub(super) state: &'a mut State,
 }
 
 fn size_of_class(class: u8) -> usize {
-    SIZES
-        .get(usize::from(class))
-        .map_or(PAGE, |s| usize::from(*s))
+    let size = SIZES.get(usize::from(class));
+    size.map_or(PAGE / GRANULE, |size| usize::from(*size))
 }
 
 impl Meta {
     fn blocks(&self) -> u32 {
-        u32::try_from(PAGE / size_of_class(self.class)).unwrap_or(0)
+        u32::try_from(PAGE / GRANULE / size_of_class(self.class)).unwrap_or(0)
     }
 
     fn is_full(&self) -> bool {
@@ -79,43 +78,45 @@ impl Pages<'_> {
     }
 
     fn page_of(block: u32) -> u32 {
-        block / WORDS
+        block / GRANULES
     }
 
-    /// A block for so many words in the place of an old one, which is given back; or
+    /// A block for so many granules in the place of an old one, which is given back; or
     /// that one itself, if it is of the right size. `None` when there is no room:
     /// the old one then is as it was.
-    pub(super) fn refit(&mut self, old: Option<u32>, words: usize) -> Option<u32> {
+    pub(super) fn refit(&mut self, old: Option<u32>, granules: usize) -> Option<u32> {
         let Some(old) = old else {
-            return self.allocate(words);
+            return self.allocate(granules);
         };
         let page = Self::page_of(old);
         let class = self.meta(page)?.class;
         let size = size_of_class(class);
-        let offset = usize::try_from(old % WORDS).ok()? / size * size;
-        let same = page * WORDS + u32::try_from(offset).ok()?;
-        if Self::class_of(words) == Some(class) && !self.sparse(old) {
+        let offset = usize::try_from(old % GRANULES).ok()? / size * size;
+        let same = page * GRANULES + u32::try_from(offset).ok()?;
+        if Self::class_of(granules) == Some(class) && !self.sparse(old) {
             return Some(same);
         }
-        match self.allocate(words) {
+        match self.allocate(granules) {
             Some(block) => {
                 self.free(old);
                 Some(block)
             }
             // Larger than need be, or in a bad place: good enough.
-            None => (size >= words).then_some(same),
+            None => (size >= granules).then_some(same),
         }
     }
 
-    fn class_of(words: usize) -> Option<u8> {
-        let class = SIZES.iter().position(|size| usize::from(*size) >= words)?;
+    fn class_of(granules: usize) -> Option<u8> {
+        let class = SIZES
+            .iter()
+            .position(|size| usize::from(*size) >= granules)?;
         u8::try_from(class).ok()
     }
 
-    /// A block for so many words, not cleared: of the next size, or where that has
+    /// A block for so many granules, not cleared: of the next size, or where that has
     /// no room, of a larger one that has.
-    fn allocate(&mut self, words: usize) -> Option<u32> {
-        let class = Self::class_of(words)?;
+    fn allocate(&mut self, granules: usize) -> Option<u32> {
+        let class = Self::class_of(granules)?;
         let head = *self.state.partial.get(usize::from(class))?;
         let page = match head.checked_sub(1).or_else(|| self.new_page(class)) {
             Some(page) => page,
@@ -132,7 +133,7 @@ impl Pages<'_> {
             self.unlist(page);
         }
         let offset = usize::try_from(index).ok()? * size;
-        Some(page * WORDS + u32::try_from(offset).ok()?)
+        Some(page * GRANULES + u32::try_from(offset).ok()?)
     }
 
     fn new_page(&mut self, class: u8) -> Option<u32> {
@@ -205,12 +206,12 @@ impl Pages<'_> {
         }
     }
 
-    /// Gives the block of a word back.
+    /// Gives the block of a granule back.
     pub(super) fn free(&mut self, block: u32) {
         let page = Self::page_of(block);
         let Some(meta) = self.meta(page) else { return };
         let was_full = meta.is_full();
-        let offset = usize::try_from(block % WORDS).unwrap_or(0);
+        let offset = usize::try_from(block % GRANULES).unwrap_or(0);
         let index = offset / size_of_class(meta.class);
         meta.used &= !(1u64 << (index & 63));
         let empty = meta.used == 0;
@@ -228,7 +229,7 @@ impl Pages<'_> {
         }
     }
 
-    /// Whether moving the block of a word would help to empty its page: the page is less
+    /// Whether moving the block of a granule would help to empty its page: the page is less
     /// than half full, and another one of its class has room.
     pub(super) fn sparse(&mut self, block: u32) -> bool {
         let Some(meta) = self.meta(Self::page_of(block)) else {

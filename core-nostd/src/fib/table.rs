@@ -236,7 +236,7 @@ impl<V: Value + 'static> Fib<'_, V> {
         let v6 = size_of::<Entry<u128, V>>() + size_of::<Fork>();
         let fibs = |tries: &[u32]| tries.iter().filter(|trie| **trie != 0).count();
         let root = (size_of::<Slot>() << self.v4.stride) + (size_of::<u32>() << self.v4.short);
-        let page = PAGE * size_of::<u32>() + size_of::<Meta>();
+        let page = PAGE + size_of::<Meta>();
         Usage {
             store: count(self.v4.store.len()) * v4 + count(self.v6.store.len()) * v6,
             lookup: (fibs(self.v4.tries) + fibs(self.v6.tries)) * root

@@ -32,8 +32,8 @@ pub(super) struct Update<'u, 'a, B, V> {
 enum Place {
     /// Among its family's roots.
     Root(usize),
-    /// The word of a node's slot.
-    Word(usize),
+    /// A slot of a node.
+    Node(Slot, u8),
 }
 
 /// A slot on the way down, and the node that it is in: that one's place, and the
@@ -87,7 +87,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
 
     fn code(&self, link: Link) -> u32 {
         let entry = self.family.store.at(link);
-        entry.map_or(0, |(_, value)| value.code() & INDEX)
+        entry.map_or(0, |(_, value)| u32::from(value.code()))
     }
 
     /// The code of the longest prefix that holds this one and is longer than `above`.
@@ -107,7 +107,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         let store = &self.family.store;
         store.visit(link, length, |entry, longer| {
             if !longer && let Some((prefix, value)) = store.at(entry) {
-                see(prefix, value.code() & INDEX);
+                see(prefix, u32::from(value.code()));
             }
         });
     }
@@ -116,7 +116,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         super::steps::count();
         match place {
             Place::Root(root) => self.family.roots.get(root).copied().unwrap_or(0),
-            Place::Word(word) => self.nodes.read(word),
+            Place::Node(node, slot) => self.nodes.word(node, slot),
         }
     }
 
@@ -130,7 +130,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                     *old = slot;
                 }
             }
-            Place::Word(word) => self.nodes.write(word, slot),
+            Place::Node(node, number) => self.nodes.set(node, number, slot),
         }
     }
 
@@ -259,7 +259,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             let [_, _, _, number] = prefix.bits.field(depth, 8).to_be_bytes();
             spot = Spot {
                 node: Some((spot.place, number)),
-                place: Place::Word(self.nodes.place(slot, number)),
+                place: Place::Node(slot, number),
             };
             end = prefix.truncate(depth + 8);
             above = depth;
@@ -322,7 +322,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             if !self.close(place, node, &open) {
                 return None;
             }
-            spot.place = Place::Word(self.nodes.place(self.slot(place), number));
+            spot.place = Place::Node(self.slot(place), number);
         }
         Some(new)
     }
@@ -333,7 +333,6 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
 
     /// A change of a prefix that ends in a node's slots.
     fn paint_node(&mut self, place: Place, node: Slot, start: Prefix<B>, prefix: Prefix<B>) {
-        let mut open = self.nodes.open(node);
         let covered = range(start.length, prefix);
         let mut painted = [0; SLOTS];
         let codes = painted.get_mut(covered.clone()).unwrap_or_default();
@@ -344,6 +343,11 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 covered.fill(code);
             }
         });
+        let codes = painted.get(covered.clone()).unwrap_or_default();
+        if self.nodes.repaint(node, covered.start, codes) {
+            return;
+        }
+        let mut open = self.nodes.open(node);
         let numbered = open.slots.iter_mut().zip(painted).enumerate();
         for (number, (slot, painted)) in numbered.skip(covered.start).take(covered.len()) {
             if *slot < NODE {
@@ -378,7 +382,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 && found.length > start.length
                 && let Some(covered) = open.slots.get_mut(range(start.length, found))
             {
-                covered.fill(value.code() & INDEX);
+                covered.fill(u32::from(value.code()));
             }
         });
         for (number, (slot, deep)) in open.slots.iter_mut().zip(links).enumerate() {
@@ -563,7 +567,7 @@ fn paint<B: Bits, V: Value>(
     let link = store.subtree(trie, prefix);
     store.visit(link, length, |entry, longer| {
         if !longer && let Some((prefix, value)) = store.at(entry) {
-            cover(prefix, value.code() & INDEX);
+            cover(prefix, u32::from(value.code()));
         }
     });
 }

@@ -8,20 +8,34 @@ use crate::channel::{Encap, NextHop};
 use crate::fib::{Fib, Full, Prefix, Root, Value};
 use crate::{NetworkId, PeerId, PortId};
 
+/// Codes below that of the first port.
+const BLACKHOLE: u16 = 1;
+const HOST: u16 = 2;
+/// Codes of ports begin here, those of peers at one kind of tunnel's number times this.
+pub(super) const PORTS: u16 = 1 << 13;
+const PEERS: u16 = 1 << 14;
+/// Ports and peers that codes can name.
+pub(super) const MAX_PORTS: usize = 1 << 13;
+pub(super) const MAX_PEERS: usize = 1 << 14;
+
 impl Value for RouteEntry {
-    /// The kind of next hop above the 16 bits of its id.
-    fn code(&self) -> u32 {
-        let (kind, id) = match self.next_hop {
-            NextHop::Blackhole => (1, 0),
-            NextHop::Host => (2, 0),
-            NextHop::Endpoint(port) => (3, port.0),
-            NextHop::Peer { peer, encap } => match encap {
-                Encap::Vxlan => (4, peer.0),
-                Encap::Ipip => (5, peer.0),
-                Encap::Direct => (6, peer.0),
-            },
-        };
-        kind << 16 | u32::from(id)
+    /// The tunnel in the upper two bits and the peer's id behind them; or, without a
+    /// tunnel there, a port's id or one of the two others. Ids are within the tables'
+    /// capacities, which these bits suffice for.
+    fn code(&self) -> u16 {
+        match self.next_hop {
+            NextHop::Blackhole => BLACKHOLE,
+            NextHop::Host => HOST,
+            NextHop::Endpoint(port) => PORTS | port.0 & (PORTS - 1),
+            NextHop::Peer { peer, encap } => {
+                let tunnel = match encap {
+                    Encap::Vxlan => 1,
+                    Encap::Ipip => 2,
+                    Encap::Direct => 3,
+                };
+                tunnel * PEERS | peer.0 & (PEERS - 1)
+            }
+        }
     }
 }
 
@@ -33,45 +47,43 @@ impl Code {
     /// The next hop that it stands for.
     #[inline(always)]
     pub(crate) fn next_hop(self) -> Option<NextHop> {
-        match self.0 >> 16 {
-            1 => Some(NextHop::Blackhole),
-            2 => Some(NextHop::Host),
-            3 => Some(NextHop::Endpoint(PortId(self.id()))),
-            _ => {
-                let (peer, encap) = self.peer()?;
-                Some(NextHop::Peer { peer, encap })
-            }
+        if let Some((peer, encap)) = self.peer() {
+            return Some(NextHop::Peer { peer, encap });
+        }
+        match self.endpoint() {
+            Some(port) => Some(NextHop::Endpoint(port)),
+            None if self.0 == u32::from(BLACKHOLE) => Some(NextHop::Blackhole),
+            None if self.0 == u32::from(HOST) => Some(NextHop::Host),
+            None => None,
         }
     }
 
     /// The peer that it stands for, if it does.
     #[inline(always)]
     pub(crate) fn peer(self) -> Option<(PeerId, Encap)> {
-        let encap = match self.0 >> 16 {
-            4 => Encap::Vxlan,
-            5 => Encap::Ipip,
-            6 => Encap::Direct,
+        let encap = match self.0 >> 14 {
+            1 => Encap::Vxlan,
+            2 => Encap::Ipip,
+            3 => Encap::Direct,
             _ => return None,
         };
-        Some((PeerId(self.id()), encap))
+        Some((PeerId(self.low() & (PEERS - 1)), encap))
     }
 
     /// The id of the peer that it stands for, if it does.
     #[inline(always)]
     pub(crate) fn peer_id(self) -> Option<PeerId> {
-        (4 << 16..7 << 16)
-            .contains(&self.0)
-            .then_some(PeerId(self.id()))
+        (self.0 >= u32::from(PEERS)).then_some(PeerId(self.low() & (PEERS - 1)))
     }
 
     /// The endpoint that it stands for, if it does.
     #[inline(always)]
     pub(crate) fn endpoint(self) -> Option<PortId> {
-        (self.0 >> 16 == 3).then_some(PortId(self.id()))
+        (self.0 >> 13 == 1).then_some(PortId(self.low() & (PORTS - 1)))
     }
 
     #[inline(always)]
-    fn id(self) -> u16 {
+    fn low(self) -> u16 {
         let [.., high, low] = self.0.to_be_bytes();
         u16::from_be_bytes([high, low])
     }
@@ -201,14 +213,14 @@ mod tests {
     #[test]
     fn codes_name_each_next_hop_and_fit_the_fib() {
         let peer = |encap| NextHop::Peer {
-            peer: PeerId(u16::MAX),
+            peer: PeerId(PEERS - 1),
             encap,
         };
         let next_hops = [
             NextHop::Blackhole,
             NextHop::Host,
             NextHop::Endpoint(PortId(0)),
-            NextHop::Endpoint(PortId(u16::MAX)),
+            NextHop::Endpoint(PortId(PORTS - 1)),
             peer(Encap::Vxlan),
             peer(Encap::Ipip),
             peer(Encap::Direct),
@@ -221,8 +233,8 @@ mod tests {
                 stamp: 0,
             };
             let code = route.code();
-            assert!(code > 0 && code < 1 << 30);
-            assert_eq!(Code(code).next_hop(), Some(next_hop));
+            assert_ne!(code, 0);
+            assert_eq!(Code(code.into()).next_hop(), Some(next_hop));
         }
         assert_eq!(Code(0).next_hop(), None);
     }

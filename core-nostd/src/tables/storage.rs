@@ -6,7 +6,7 @@ use zerocopy::{FromZeros, Immutable};
 use super::Tables;
 use super::entry::{NetworkEntry, PeerEntry, PortEntry, RouteEntry};
 use super::room::Used;
-use super::routes::Routes;
+use super::routes::{MAX_PEERS, MAX_PORTS, Routes};
 use super::sync::Progress;
 use super::underlays::Underlays;
 use crate::Counter;
@@ -85,13 +85,13 @@ impl<
     const PAGES: usize,
 > Storage<NETWORKS, PORTS, PEERS, ROUTES, NEIGHBORS, WAITING, ROOT, SHORT, PAGES>
 {
-    /// Ids are 16 bits wide, as are the places of neighbors and their slots, and a
-    /// link in the arenas 32. Neighbors fill buckets.
+    /// Ids of networks are 16 bits wide, as are the places of neighbors and their
+    /// slots; those of ports and peers fit into the FIB's codes. Neighbors fill buckets.
     const FITS: () = assert!(
         NETWORKS > 0
             && NETWORKS <= 1 << 16
-            && PORTS <= 1 << 16
-            && PEERS <= 1 << 16
+            && PORTS <= MAX_PORTS
+            && PEERS <= MAX_PEERS
             && NEIGHBORS > 0
             && NEIGHBORS <= 1 << 15
             && (NEIGHBORS * 2).is_multiple_of(BUCKET)

@@ -116,11 +116,11 @@ fn a_batch_answers_as_its_addresses_alone() {
 fn a_value_can_be_changed_in_place() {
     #[derive(Clone, Copy, PartialEq, Debug, FromZeros, Immutable)]
     struct Marked {
-        code: u32,
+        code: u16,
         generation: u8,
     }
     impl Value for Marked {
-        fn code(&self) -> u32 {
+        fn code(&self) -> u16 {
             self.code
         }
     }
