@@ -48,6 +48,9 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
 
     /// The number that [`Bits::from_number`] took.
     fn number(self) -> u32;
+
+    /// Addresses of 32 bits as such, `None` for others.
+    fn all_v4(addresses: &[Self]) -> Option<&[u32]>;
 }
 
 impl Bits for u32 {
@@ -120,6 +123,10 @@ impl Bits for u32 {
     fn number(self) -> u32 {
         self
     }
+
+    fn all_v4(addresses: &[Self]) -> Option<&[u32]> {
+        Some(addresses)
+    }
 }
 
 impl Bits for u128 {
@@ -188,6 +195,10 @@ impl Bits for u128 {
 
     fn number(self) -> u32 {
         u32::try_from(self).unwrap_or(0)
+    }
+
+    fn all_v4(_addresses: &[Self]) -> Option<&[u32]> {
+        None
     }
 }
 

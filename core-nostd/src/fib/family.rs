@@ -1,17 +1,16 @@
 //! One address family: its store, the roots of its lookup structures, and lookup.
 
 use super::Value;
+use super::batch::{BATCH, first_nodes};
 use super::bits::{Bits, Prefix};
 use super::node::{CODES, INDEX, NODE, Nodes, SKIP, STORE, Slot, is_node};
 use super::store::{Link, Store};
 
-/// Addresses that are looked up at a time.
-const BATCH: usize = 64;
 /// IPv6 tables that have fewer prefixes are mostly in caches: their batches' walks
 /// are done one by one, which takes fewer instructions.
 const APART: u32 = if cfg!(test) { 20 } else { 1 << 16 };
 /// Root slots that 16 bits choose.
-const WIDE: usize = 1 << 16;
+pub(super) const WIDE: usize = 1 << 16;
 
 /// What all FIBs of a family need, borrowed.
 pub(super) struct Family<'a, B, V> {
@@ -75,7 +74,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     #[inline(always)]
     pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
         let Some(table) = self.start(fib).slots else {
-            return self.find_narrow(nodes, fib, address);
+            return self.find_by_steps(nodes, fib, address);
         };
         let slot = table.get(usize::from(address.sixteen()));
         self.find_below(nodes, fib, (slot.copied().unwrap_or(0), address))
@@ -95,7 +94,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     pub(super) fn find_from(&self, nodes: &Nodes<'_>, root: Root<'_>, address: B) -> u32 {
         let fib = root.fib;
         let Some(table) = root.slots else {
-            return self.find_narrow(nodes, fib, address);
+            return self.find_by_steps(nodes, fib, address);
         };
         let slot = table.get(usize::from(address.sixteen()));
         let slot = slot.copied().unwrap_or(0);
@@ -120,31 +119,17 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         }
         // The first node is mostly the only one.
         if Nodes::is_narrow(slot) {
-            let third = address.third();
-            return self.narrow_at(nodes, fib, (slot, Nodes::unit(slot, third)), address);
+            let code = nodes.code(slot, address.third());
+            if code != 0 {
+                return code;
+            }
         }
         self.behind_root(nodes, fib, slot, address)
     }
 
-    /// In a narrow node right behind the root, whose unit is known.
-    #[inline(always)]
-    fn narrow_at(
-        &self,
-        nodes: &Nodes<'_>,
-        fib: usize,
-        (node, unit): (Slot, usize),
-        address: B,
-    ) -> u32 {
-        let code = nodes.narrow_at(node, unit, address.third());
-        if code == 0 {
-            return self.in_short(fib, address);
-        }
-        code
-    }
-
-    /// In tables that have one root slot each.
+    /// Through as many nodes as it takes, from any root.
     #[inline(never)]
-    fn find_narrow(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
+    fn find_by_steps(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
         self.behind_root(nodes, fib, self.root(fib, address), address)
     }
 
@@ -229,14 +214,16 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         addresses: &[B],
         codes: &mut [u32],
     ) {
+        if let (Some(table), Some(of_v4)) = (self.start(fib).slots, B::all_v4(addresses)) {
+            self.find_all_v4(nodes, (fib, table), of_v4, codes);
+            return;
+        }
         let batches = addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH));
         for (addresses, codes) in batches {
             if B::WIDTH > 32 && self.store.len() < APART {
                 for (address, code) in addresses.iter().zip(codes) {
                     *code = self.find(nodes, fib, *address);
                 }
-            } else if B::WIDTH == 32 && self.stride == 16 {
-                self.find_batch(nodes, fib, addresses, codes);
             } else {
                 for (address, code) in addresses.iter().zip(&mut *codes) {
                     *code = self.root(fib, *address);
@@ -251,33 +238,38 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         }
     }
 
-    /// A batch where one node is mostly all that is behind a root slot. Each of these
-    /// loops is so short that the processor has the memory of many addresses under way.
-    fn find_batch(&self, nodes: &Nodes<'_>, fib: usize, addresses: &[B], codes: &mut [u32]) {
-        let Some(table) = self.start(fib).slots else {
-            return codes.fill(0);
-        };
-        for (address, slot) in addresses.iter().zip(&mut *codes) {
-            let found = table.get(usize::from(address.sixteen()));
-            *slot = found.copied().unwrap_or(0);
-        }
-        let mut units = [0; BATCH];
-        for ((address, slot), unit) in addresses.iter().zip(&*codes).zip(&mut units) {
-            let node = if *slot < NODE { 0 } else { *slot };
-            *unit = Nodes::unit(node, address.third());
-        }
-        let mut touched = 0;
-        for unit in units.iter().take(codes.len()) {
-            touched ^= nodes.touch(*unit);
-        }
-        core::hint::black_box(touched);
-        for ((address, code), unit) in addresses.iter().zip(codes).zip(units) {
-            let slot = *code;
-            *code = if Nodes::is_narrow(slot) {
-                self.narrow_at(nodes, fib, (slot, unit), *address)
-            } else {
-                self.find_below(nodes, fib, (slot, *address))
+    fn find_all_v4(
+        &self,
+        nodes: &Nodes<'_>,
+        (fib, table): (usize, &[Slot; WIDE]),
+        addresses: &[u32],
+        codes: &mut [u32],
+    ) {
+        for (addresses, codes) in addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH)) {
+            let bytes = &*nodes.pages.bytes;
+            let all = match (addresses.first_chunk(), codes.first_chunk_mut()) {
+                (Some(addresses), Some(codes)) => first_nodes(bytes, table, addresses, codes),
+                _ => {
+                    let (mut padded, mut found) = ([0; BATCH], [0; BATCH]);
+                    for (place, address) in padded.iter_mut().zip(addresses) {
+                        *place = *address;
+                    }
+                    first_nodes(bytes, table, &padded, &mut found);
+                    for (code, found) in codes.iter_mut().zip(found) {
+                        *code = found;
+                    }
+                    false
+                }
             };
+            if all {
+                continue;
+            }
+            for (address, code) in addresses.iter().zip(codes) {
+                if *code == 0 {
+                    let address = B::from_wide(u128::from(*address) << 96);
+                    *code = self.find_by_steps(nodes, fib, address);
+                }
+            }
         }
     }
 

@@ -17,6 +17,7 @@
 
 use zerocopy::{FromZeros, Immutable};
 
+mod batch;
 mod bits;
 mod family;
 mod node;

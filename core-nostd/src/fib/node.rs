@@ -41,6 +41,9 @@ const PLACE: u32 = (1 << INSIDE) - 1;
 /// Slots from here up to this lead to narrow nodes that skip nothing.
 const NARROW_END: Slot = NODE | 8 << FORM;
 
+/// Pairs of bytes in a granule.
+const PAIRS: u32 = 16;
+
 /// Granules that slots can name.
 pub(super) const MAX_GRANULES: usize = 1 << INSIDE;
 
@@ -107,6 +110,28 @@ fn form(node: Slot) -> usize {
 #[inline]
 fn inside(node: Slot) -> u32 {
     node >> INSIDE & 7
+}
+
+/// The result in a slot of a node, whose unit is known.
+#[inline(always)]
+pub(super) fn code(bytes: &[u8], node: Slot, unit: u32, slot: u8) -> Slot {
+    unit::get(bytes, index(unit), form(node), slot)
+}
+
+/// The same, in a narrow node.
+#[inline(always)]
+pub(super) fn narrow_code(bytes: &[u8], node: Slot, unit: u32, slot: u8) -> u32 {
+    unit::get_narrow(bytes, index(unit), form(node) & 7, slot)
+}
+
+/// The `inherit` of a node, from one of its units; 0 for flat ones, which have none.
+#[inline(always)]
+pub(super) fn inherited(bytes: &[u8], node: Slot, unit: u32) -> u32 {
+    if is_flat(node) {
+        return 0;
+    }
+    let place = unit::inherit(form(node)) / 2;
+    unit::read(bytes, form(node), index(unit) + place)
 }
 
 /// The logarithm of a unit's bytes.
@@ -225,26 +250,19 @@ impl Open {
 }
 
 impl Nodes<'_> {
-    /// The place of the unit that has a slot of a node.
+    /// The unit that has a slot of a node, as the number of its first pair of bytes.
     #[inline(always)]
-    pub(super) fn unit(node: Slot, slot: u8) -> usize {
-        let unit = usize::from(slot) >> inside(node);
-        start(node) + (unit << unit_size(form(node)))
+    pub(super) fn unit(node: Slot, slot: u8) -> u32 {
+        let unit = u32::from(slot) >> inside(node);
+        (node & PLACE) * PAIRS + ((unit << (node >> FORM & 7)) >> 1)
     }
 
     /// The result in a slot of a node.
     #[inline(always)]
     pub(super) fn word(&self, node: Slot, slot: u8) -> Slot {
         steps::count();
-        self.word_at(node, Self::unit(node, slot), slot)
-    }
-
-    /// The same, when the place of its unit is known.
-    #[inline(always)]
-    pub(super) fn word_at(&self, node: Slot, unit: usize, slot: u8) -> Slot {
-        let bytes = &*self.pages.bytes;
-        let place = unit::place(bytes, unit, form(node), slot);
-        unit::read(bytes, form(node), place)
+        let unit = index(Self::unit(node, slot));
+        unit::get(self.pages.bytes, unit, form(node), slot)
     }
 
     /// Whether a slot leads to a narrow node that skips nothing.
@@ -253,17 +271,16 @@ impl Nodes<'_> {
         slot.wrapping_sub(NODE) < NARROW_END - NODE
     }
 
-    /// The code in a slot of such a node, or its `inherit`, or 0.
+    /// The code in a slot of such a node, or 0.
     #[inline(always)]
-    pub(super) fn narrow_at(&self, node: Slot, unit: usize, slot: u8) -> u32 {
+    pub(super) fn code(&self, node: Slot, slot: u8) -> u32 {
         steps::count();
-        let bytes = &*self.pages.bytes;
-        let form = form(node) & 7;
-        let code = unit::read_narrow(bytes, unit::place(bytes, unit, form, slot));
-        if code == 0 {
-            return self.inherit(node);
-        }
-        code
+        unit::get(
+            self.pages.bytes,
+            index(Self::unit(node, slot)),
+            form(node) & 7,
+            slot,
+        )
     }
 
     /// A node's `inherit` and the result in its slot.
@@ -284,22 +301,22 @@ impl Nodes<'_> {
             return 0;
         }
         steps::count();
-        unit::read_narrow(self.pages.bytes, start(node) + 2 * usize::from(slot))
+        let pair = start(node) / 2 + usize::from(slot);
+        unit::read(self.pages.bytes, FLAT, pair)
     }
 
     /// Writes the result in a slot. It must be the only one of its run, as those that
     /// lead to nodes are.
     pub(super) fn set(&mut self, node: Slot, slot: u8, result: Slot) {
         steps::count();
-        let unit = Self::unit(node, slot);
-        let place = unit::place(self.pages.bytes, unit, form(node), slot);
-        unit::write(self.pages.bytes, form(node), place, result);
+        let unit = index(Self::unit(node, slot));
+        unit::set(self.pages.bytes, unit, form(node), slot, result);
     }
 
     /// Something of a line, so that it is on the way when it is asked for.
     #[inline(always)]
-    pub(super) fn touch(&self, place: usize) -> u8 {
-        self.pages.bytes.get(place).copied().unwrap_or(0)
+    pub(super) fn touch(&self, unit: u32) -> u32 {
+        unit::read(self.pages.bytes, FLAT, index(unit))
     }
 
     /// Where a node's `inherit` is, and its form.
@@ -315,7 +332,7 @@ impl Nodes<'_> {
     #[inline]
     pub(super) fn inherit(&self, node: Slot) -> u32 {
         let (place, form) = Self::inherit_at(node);
-        unit::read(self.pages.bytes, form, place)
+        unit::read(self.pages.bytes, form, place / 2)
     }
 
     pub(super) fn set_inherit(&mut self, node: Slot, code: u32) {
@@ -379,7 +396,7 @@ impl Nodes<'_> {
                 .iter_mut()
                 .zip((0..).step_by(1 << unit_size(form)))
             {
-                *slot = unit::read(bytes, form, at);
+                *slot = unit::read(bytes, form, at / 2);
             }
             return open;
         }
@@ -469,15 +486,14 @@ impl Nodes<'_> {
     }
 
     fn repaint_flat(&mut self, node: Slot, from: usize, codes: &[u32]) -> bool {
-        let place = |slot: usize| start(node) + 2 * slot;
         for (slot, code) in (from..).zip(codes) {
-            unit::write(self.pages.bytes, FLAT, place(slot), *code);
+            unit::write(self.pages.bytes, FLAT, start(node) + 2 * slot, *code);
         }
         // What has become equal to a neighbour is a run less.
-        let before = from.checked_sub(1);
-        let before = before.map(|slot| unit::read_narrow(self.pages.bytes, place(slot)));
+        let at = |slot: usize| unit::read(self.pages.bytes, FLAT, start(node) / 2 + slot);
+        let before = from.checked_sub(1).map(at);
         let behind = from + codes.len();
-        let behind = (behind < SLOTS).then(|| unit::read_narrow(self.pages.bytes, place(behind)));
+        let behind = (behind < SLOTS).then(|| at(behind));
         before != codes.first().copied() && behind != codes.last().copied()
     }
 

@@ -67,6 +67,18 @@ const GUARDS: [[u64; 3]; 16] = {
     guards
 };
 
+/// The guards of narrow forms of one word, and the pair that their results begin with.
+#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+const NARROW: [(u64, usize); 8] = {
+    let mut forms = [(0, 0); 8];
+    let mut form = 0;
+    while form < LINE {
+        forms[form] = (GUARDS[form][0], RESULTS[form] as usize / 2);
+        form += 1;
+    }
+    forms
+};
+
 /// Runs that a unit of a form has room for.
 pub(super) const fn capacity(form: usize) -> usize {
     ends(form) + 1
@@ -90,53 +102,89 @@ pub(super) fn inherit(form: usize) -> usize {
     results(form).wrapping_sub(1 << width(form))
 }
 
-/// The word at a place.
-#[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u64 {
-    let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    u64::from_le_bytes(*word.unwrap_or(&[0; 8]))
-}
-
 /// Guards of the ends that lie before a slot, each in its lane's lowest bit.
 #[inline(always)]
-fn before(ends: u64, guards: u64, slot: u64) -> u64 {
-    (!ends.wrapping_sub(slot) & guards) >> 7
+fn before(ends: &[u8; 8], guards: u64, slot: u64) -> u64 {
+    (!u64::from_le_bytes(*ends).wrapping_sub(slot) & guards) >> 7
 }
 
-/// The place of a slot's result, where the slot's unit of this form begins at `at`.
+/// The pair of bytes that a slot's result begins with, where the unit of this form
+/// begins with the pair `unit`; `None` behind the end of the memory.
 #[inline(always)]
-pub(super) fn place(bytes: &[u8], at: usize, form: usize, slot: u8) -> usize {
+fn find(bytes: &[u8], unit: usize, form: usize, slot: u8) -> Option<usize> {
     let slot = u64::from(slot & LOW) * ONES;
-    let [first, second, third] = GUARDS.get(form & 15).copied().unwrap_or_default();
+    let [first, second, third] = *GUARDS.get(form & 15)?;
     let lanes = if form & 7 == LINE {
-        let line = bytes.get(at..).and_then(<[u8]>::first_chunk::<24>);
-        let line = line.unwrap_or(&[0; 24]);
-        before(word(line, 0), first, slot)
-            + before(word(line, 8), second, slot)
-            + before(word(line, 16), third, slot)
+        // A header before it moves a node by half a line.
+        let (halves, _) = bytes.as_chunks::<32>();
+        let (words, _) = halves.get(unit / 16)?.as_chunks();
+        let [a, b, c, ..] = words else { return None };
+        before(a, first, slot) + before(b, second, slot) + before(c, third, slot)
     } else {
-        before(word(bytes, at), first, slot)
+        let (units, _) = bytes.as_chunks::<16>();
+        before(units.get(unit / 8)?.first_chunk()?, first, slot)
     };
     let [.., run] = lanes.wrapping_mul(ONES).to_le_bytes();
-    at + results(form) + (usize::from(run) << width(form))
+    Some(unit + results(form) / 2 + (usize::from(run) << (width(form) - 1)))
 }
 
-/// What is at the place of a result.
+/// The result in a slot, where the slot's unit of this form begins with this pair of
+/// bytes.
 #[inline(always)]
-pub(super) fn read(bytes: &[u8], form: usize, at: usize) -> Slot {
-    if form & WIDE == 0 {
-        read_narrow(bytes, at)
-    } else {
-        let four = bytes.get(at..).and_then(<[u8]>::first_chunk);
-        u32::from_le_bytes(*four.unwrap_or(&[0; 4]))
+pub(super) fn get(bytes: &[u8], unit: usize, form: usize, slot: u8) -> Slot {
+    match find(bytes, unit, form, slot) {
+        Some(pair) => read(bytes, form, pair),
+        None => 0,
     }
 }
 
-/// The same, for results of two bytes.
+/// The same, where the form is known to be narrow: in fewer instructions.
 #[inline(always)]
-pub(super) fn read_narrow(bytes: &[u8], at: usize) -> Slot {
-    let two = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    u32::from(u16::from_le_bytes(*two.unwrap_or(&[0; 2])))
+pub(super) fn get_narrow(bytes: &[u8], unit: usize, form: usize, slot: u8) -> Slot {
+    let slot = u64::from(slot & LOW) * ONES;
+    let (lanes, results) = if form & 7 == LINE {
+        let (halves, _) = bytes.as_chunks::<32>();
+        let Some(half) = halves.get(unit / 16) else {
+            return 0;
+        };
+        let (words, _) = half.as_chunks();
+        let [a, b, c, ..] = words else { return 0 };
+        let all = ONES << 7;
+        let lanes = before(a, all, slot) + before(b, all, slot) + before(c, all >> 32, slot);
+        (lanes, results(LINE) / 2)
+    } else {
+        let (units, _) = bytes.as_chunks::<16>();
+        let Some(Some(word)) = units.get(unit / 8).map(|unit| unit.first_chunk()) else {
+            return 0;
+        };
+        let (guards, results) = NARROW.get(form & 7).copied().unwrap_or_default();
+        (before(word, guards, slot), results)
+    };
+    let [.., run] = lanes.wrapping_mul(ONES).to_le_bytes();
+    let (codes, _) = bytes.as_chunks();
+    let code = codes.get(unit + results + usize::from(run));
+    code.map_or(0, |code| u32::from(u16::from_le_bytes(*code)))
+}
+
+/// Writes the result of the run that has a slot.
+pub(super) fn set(bytes: &mut [u8], unit: usize, form: usize, slot: u8, result: Slot) {
+    if let Some(pair) = find(bytes, unit, form, slot) {
+        write(bytes, form, 2 * pair, result);
+    }
+}
+
+/// The result that begins with this pair of bytes.
+#[inline(always)]
+pub(super) fn read(bytes: &[u8], form: usize, pair: usize) -> Slot {
+    if form & WIDE == 0 {
+        let (codes, _) = bytes.as_chunks();
+        let code = codes.get(pair);
+        code.map_or(0, |code| u32::from(u16::from_le_bytes(*code)))
+    } else {
+        let (slots, _) = bytes.as_chunks();
+        let slot = slots.get(pair / 2);
+        slot.map_or(0, |slot| u32::from_le_bytes(*slot))
+    }
 }
 
 /// Writes a result; one that does not fit the form is none of its.
@@ -160,7 +208,7 @@ pub(super) fn decode(unit: &[u8], form: usize, first: u8, slots: &mut [Slot]) {
         let end = ends.get(run).map_or(LOW, |end| end & LOW);
         let upto = usize::from(end.saturating_sub(first & LOW)) + 1;
         let upto = upto.min(slots.len());
-        let result = read(unit, form, results(form) + (run << width(form)));
+        let result = read(unit, form, (results(form) + (run << width(form))) / 2);
         slots.get_mut(from..upto).unwrap_or_default().fill(result);
         from = upto;
         if from >= slots.len() {
@@ -229,8 +277,8 @@ mod tests {
                     decode(&unit, form, first, back);
                     assert_eq!(back, given.as_slice());
                     for (slot, given) in (first..=255).zip(&given) {
-                        let at = place(&unit, 0, form, slot);
-                        assert_eq!(read(&unit, form, at), *given, "{form} {runs} {slot}");
+                        let found = get(&unit, 0, form, slot);
+                        assert_eq!(found, *given, "{form} {runs} {slot}");
                     }
                 }
             }
