@@ -23,6 +23,9 @@ const ENTRY: u32 = 1 << 23;
 const INDEX: u32 = ENTRY - 1;
 const LINK: u32 = (1 << 24) - 1;
 
+/// Behind all positions.
+const IS_THERE: u16 = u16::MAX;
+
 /// Entries that links can name.
 pub(super) const MAX_ENTRIES: usize = (1 << 23) - 2;
 
@@ -59,6 +62,31 @@ pub(super) struct Store<'a, B, V> {
     pub(super) entries: &'a mut [Entry<B, V>],
     pub(super) forks: &'a mut [Fork],
     pub(super) state: &'a mut State,
+}
+
+/// What a change leaves known of the way to its prefix, so that nobody need walk from
+/// the root again.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// The subtree of what shares as many of the prefix's first bits as were asked
+    /// for, or all of a shorter one; 0 is none.
+    pub(super) within: Link,
+    /// The longest entry that holds the prefix and is shorter than these bits, and
+    /// its length.
+    pub(super) above: Option<(Link, u8)>,
+    /// Where the prefix parts from all entries; behind its end if it is one.
+    parts: u16,
+}
+
+/// Where a walk by a prefix stands.
+#[derive(Clone, Copy)]
+struct Walk {
+    link: Link,
+    /// The fork that leads there, and the one that leads to that.
+    parent: Link,
+    grandparent: Link,
+    /// The last fork on the way where an entry ends.
+    end: Link,
 }
 
 /// What lies below a link.
@@ -103,14 +131,35 @@ impl<B: Bits, V> Entry<B, V> {
     }
 }
 
+impl Walk {
+    fn from(root: Link) -> Self {
+        Walk {
+            link: root,
+            parent: 0,
+            grandparent: 0,
+            end: 0,
+        }
+    }
+}
+
+impl Way {
+    /// Whether there are entries that share this many of the prefix's bits.
+    fn shares(&self, length: u8) -> bool {
+        self.parts >= 2 * u16::from(length)
+    }
+}
+
 /// On which side of a fork at `position` a prefix lies.
 fn side<B: Bits>(prefix: Prefix<B>, position: u8) -> bool {
     let index = position / 2;
-    if position.is_multiple_of(2) {
-        prefix.length > index
-    } else {
-        prefix.bits.bit(index)
-    }
+    // Without a branch: which of both it is cannot be foreseen.
+    let ends = position.is_multiple_of(2);
+    (ends & (prefix.length > index)) | (!ends & prefix.bits.bit(index))
+}
+
+/// The position that the first `bits` bits of a prefix end at, or all of it.
+fn stop<B>(prefix: Prefix<B>, bits: u8) -> u16 {
+    2 * u16::from(prefix.length.min(bits))
 }
 
 /// Where the strings of two different prefixes part.
@@ -187,52 +236,106 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
         Some(&mut self.entries.get_mut(index)?.value)
     }
 
-    /// Adds or replaces an entry and returns the value that it had; `None` outside
-    /// when it is new and the arrays are full.
+    /// Goes on by `prefix`, up to the first link that no longer is before `position`.
+    fn walk(&self, walk: &mut Walk, prefix: Prefix<B>, position: u16) {
+        while let Some(fork) = self.fork(walk.link).filter(|fork| fork.before(position)) {
+            walk.grandparent = walk.parent;
+            walk.parent = walk.link;
+            if fork.position().is_multiple_of(2) {
+                walk.end = walk.link;
+            }
+            walk.link = fork.child(side(prefix, fork.position()));
+        }
+    }
+
+    /// The entry that ended last on a walk's way, and its length.
+    fn ended(&self, walk: &Walk) -> Option<(Link, u8)> {
+        let fork = self.fork(walk.end)?;
+        Some((fork.child(false), fork.position() / 2))
+    }
+
+    /// The way to the entry of a prefix, or of one that there once was.
+    pub(super) fn way(&self, root: Link, prefix: Prefix<B>, bits: u8) -> Way {
+        let mut walk = Walk::from(root);
+        self.walk(&mut walk, prefix, stop(prefix, bits));
+        Way {
+            within: walk.link,
+            above: self.ended(&walk),
+            parts: IS_THERE,
+        }
+    }
+
+    /// The subtree of what shares the first `length` bits of the prefix whose way
+    /// this is, below a link on that way.
+    pub(super) fn along(&self, way: &Way, link: Link, prefix: Prefix<B>, length: u8) -> Link {
+        if !way.shares(length) {
+            return 0;
+        }
+        let mut walk = Walk::from(link);
+        self.walk(&mut walk, prefix, 2 * u16::from(length));
+        walk.link
+    }
+
+    /// Adds or replaces an entry and returns the value that it had, and the way to
+    /// it; `None` outside when it is new and the arrays are full.
     pub(super) fn insert(
         &mut self,
         root: &mut Link,
         prefix: Prefix<B>,
         value: V,
-    ) -> Option<Option<V>> {
-        let near = self.descend(*root, prefix);
+        bits: u8,
+    ) -> Option<(Option<V>, Way)> {
+        let stop = stop(prefix, bits);
+        let mut walk = Walk::from(*root);
+        self.walk(&mut walk, prefix, stop);
+        let mut way = Way {
+            within: walk.link,
+            above: self.ended(&walk),
+            parts: IS_THERE,
+        };
+        let near = self.descend(walk.link, prefix);
         let Some(found) = self.entry(near).map(Entry::prefix) else {
             *root = self.new_entry(prefix, value)?;
-            return Some(None);
+            way.within = *root;
+            return Some((None, way));
         };
         if found == prefix {
             let entry = self.entries.get_mut(Self::index(near)?)?;
-            return Some(Some(core::mem::replace(&mut entry.value, value)));
+            return Some((Some(core::mem::replace(&mut entry.value, value)), way));
         }
         let position = parting(prefix, found);
         let entry = self.new_entry(prefix, value)?;
         let new = self.new_fork()?;
-        let mut parent = None;
-        let mut link = *root;
-        while let Some(fork) = self.fork(link).filter(|fork| fork.position() < position) {
-            let side = side(prefix, fork.position());
-            parent = Some((link, side));
-            link = fork.child(side);
+        if u16::from(position) < stop {
+            // Alone, and what the walk passed behind that position is not its way.
+            walk = Walk::from(*root);
+            self.walk(&mut walk, prefix, position.into());
+            way.within = entry;
+            way.above = match found.covers(prefix) {
+                true => Some((near, found.length)),
+                false => self.ended(&walk),
+            };
+        } else {
+            self.walk(&mut walk, prefix, position.into());
+            if walk.link == way.within {
+                way.within = new;
+            }
         }
         let right = side(prefix, position);
         let fork = self.fork_mut(new)?;
         fork.left = u32::from(position) << 24;
         fork.right = 0;
         fork.set_child(right, entry);
-        fork.set_child(!right, link);
-        self.relink(root, parent, new);
-        Some(None)
+        fork.set_child(!right, walk.link);
+        self.relink(root, walk.parent, (walk.link, new));
+        Some((None, way))
     }
 
-    /// Points the parent's link (or the root) at `link`.
-    fn relink(&mut self, root: &mut Link, parent: Option<(Link, bool)>, link: Link) {
-        match parent {
-            None => *root = link,
-            Some((parent, side)) => {
-                if let Some(fork) = self.fork_mut(parent) {
-                    fork.set_child(side, link);
-                }
-            }
+    /// Points the parent's link (or the root) at `new` in place of `old`.
+    fn relink(&mut self, root: &mut Link, parent: Link, (old, new): (Link, Link)) {
+        match self.fork_mut(parent) {
+            None => *root = new,
+            Some(fork) => fork.set_child(fork.child(true) == old, new),
         }
     }
 
@@ -269,37 +372,47 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
         Some(link)
     }
 
-    /// Removes an entry and returns its value.
-    pub(super) fn remove(&mut self, root: &mut Link, prefix: Prefix<B>) -> Option<V> {
-        let mut grandparent = None;
-        let mut parent = None;
-        let mut link = *root;
-        while let Some(fork) = self.fork(link) {
-            let side = side(prefix, fork.position());
-            grandparent = parent;
-            parent = Some((link, side));
-            link = fork.child(side);
-        }
-        let entry = self.entry(link)?;
+    /// Removes an entry and returns its value, and the way to where it was.
+    pub(super) fn remove(
+        &mut self,
+        root: &mut Link,
+        prefix: Prefix<B>,
+        bits: u8,
+    ) -> Option<(V, Way)> {
+        let mut walk = Walk::from(*root);
+        self.walk(&mut walk, prefix, stop(prefix, bits));
+        let mut way = Way {
+            within: walk.link,
+            above: self.ended(&walk),
+            parts: 0,
+        };
+        self.walk(&mut walk, prefix, IS_THERE);
+        let entry = self.entry(walk.link)?;
         if entry.prefix() != prefix {
             return None;
         }
         let value = entry.value;
-        match parent {
-            None => *root = 0,
-            Some((fork, side)) => {
-                let sibling = self.fork(fork)?.child(!side);
-                self.relink(root, grandparent, sibling);
-                let free = self.state.free_forks;
-                self.fork_mut(fork)?.right = free;
-                self.state.free_forks = fork;
+        if way.within == walk.link {
+            way.within = 0;
+        }
+        if let Some(fork) = self.fork(walk.parent) {
+            let sibling = fork.child(fork.child(false) == walk.link);
+            way.parts = fork.position().into();
+            if way.within == walk.parent {
+                way.within = sibling;
             }
+            self.relink(root, walk.grandparent, (walk.parent, sibling));
+            let free = self.state.free_forks;
+            self.fork_mut(walk.parent)?.right = free;
+            self.state.free_forks = walk.parent;
+        } else {
+            *root = 0;
         }
         let free = self.state.free_entries;
-        self.entries.get_mut(Self::index(link)?)?.bits = B::from_number(free);
-        self.state.free_entries = link & INDEX;
+        self.entries.get_mut(Self::index(walk.link)?)?.bits = B::from_number(free);
+        self.state.free_entries = walk.link & INDEX;
         self.state.len -= 1;
-        Some(value)
+        Some((value, way))
     }
 
     /// The first entry behind `after`, which need not be there; the very first for `None`.
@@ -338,53 +451,43 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
     /// The entry with the longest prefix that covers `prefix`, itself included,
     /// among those below `root`.
     pub(super) fn longest(&self, root: Link, prefix: Prefix<B>) -> Option<Link> {
-        let near = self.descend(root, prefix);
-        let found = self.entry(near)?.prefix();
+        let mut walk = Walk::from(root);
+        self.walk(&mut walk, prefix, IS_THERE);
+        let found = self.entry(walk.link)?.prefix();
         let common = found.bits.common(prefix.bits).min(prefix.length);
         if found.length <= common {
-            return Some(near);
+            return Some(walk.link);
         }
-        // Prefixes that end on the way, before the way leaves `prefix`.
-        let mut best = None;
-        let mut link = root;
-        while let Some(fork) = self.fork(link) {
-            let position = fork.position();
-            if position / 2 > common {
-                break;
-            }
-            if position.is_multiple_of(2) {
-                best = Some(fork.child(false));
-            }
-            link = fork.child(side(prefix, position));
+        // Else what ended last on the way, if that was before it left `prefix`.
+        let (link, length) = self.ended(&walk)?;
+        if length <= common {
+            return Some(link);
         }
-        best
-    }
-
-    /// The subtree of the entries that `prefix` covers, itself included.
-    pub(super) fn subtree(&self, root: Link, prefix: Prefix<B>) -> Link {
-        self.behind(root, prefix, 2 * u16::from(prefix.length))
+        walk = Walk::from(root);
+        self.walk(&mut walk, prefix, 2 * u16::from(common) + 1);
+        self.ended(&walk).map(|(link, _)| link)
     }
 
     /// The subtree of the entries that `prefix` covers, itself not.
     pub(super) fn inside(&self, root: Link, prefix: Prefix<B>) -> Link {
-        if prefix.length >= B::WIDTH {
-            return 0;
-        }
-        let link = self.subtree(root, prefix);
+        self.longer(self.subtree(root, prefix), prefix.length)
+    }
+
+    /// What is longer than this in a subtree of entries that share so many bits.
+    pub(super) fn longer(&self, link: Link, length: u8) -> Link {
         match self.fork(link) {
-            Some(fork) if fork.position() == 2 * prefix.length => fork.child(true),
-            None if self.entry(link).is_some_and(|e| e.length == prefix.length) => 0,
+            Some(fork) if u16::from(fork.position()) == 2 * u16::from(length) => fork.child(true),
+            None if self.entry(link).is_some_and(|entry| entry.length == length) => 0,
             _ => link,
         }
     }
 
-    fn behind(&self, root: Link, prefix: Prefix<B>, position: u16) -> Link {
-        let mut link = root;
-        while let Some(fork) = self.fork(link).filter(|fork| fork.before(position)) {
-            link = fork.child(side(prefix, fork.position()));
-        }
-        match self.sample(link) {
-            Some(sample) if prefix.covers(sample) => link,
+    /// The subtree of the entries that `prefix` covers, itself included.
+    pub(super) fn subtree(&self, root: Link, prefix: Prefix<B>) -> Link {
+        let mut walk = Walk::from(root);
+        self.walk(&mut walk, prefix, 2 * u16::from(prefix.length));
+        match self.sample(walk.link) {
+            Some(sample) if prefix.covers(sample) => walk.link,
             _ => 0,
         }
     }

@@ -4,7 +4,7 @@ use super::bits::{Bits, Prefix};
 use super::family::{Family, Root};
 use super::node::{Nodes, Slot};
 use super::pages::{Meta, PAGE};
-use super::store::{Entry, Fork};
+use super::store::{Entry, Fork, Way};
 use super::{Fib, Full, State, Update, Usage, Value};
 
 /// A family whose half of the FIB an operation works on.
@@ -146,9 +146,10 @@ impl<V: Value + 'static> Fib<'_, V> {
             return Err(Full);
         }
         let trie = family.tries.get_mut(fib).ok_or(Full)?;
-        let old = family.store.insert(trie, prefix, value).ok_or(Full)?;
+        let (store, bits) = (&mut family.store, family.stride);
+        let (old, way) = store.insert(trie, prefix, value, bits).ok_or(Full)?;
         if old.is_none_or(|old| old.code() != value.code()) {
-            self.changed(fib, prefix);
+            self.changed(fib, prefix, way);
         }
         Ok(old)
     }
@@ -157,25 +158,27 @@ impl<V: Value + 'static> Fib<'_, V> {
     pub fn remove<B: Address>(&mut self, fib: usize, prefix: Prefix<B>) -> Option<V> {
         let prefix = canonical(prefix);
         let (family, _) = B::of_mut(self);
-        let old = family.store.remove(family.tries.get_mut(fib)?, prefix)?;
-        self.changed(fib, prefix);
+        let trie = family.tries.get_mut(fib)?;
+        let (old, way) = family.store.remove(trie, prefix, family.stride)?;
+        self.changed(fib, prefix, way);
         Some(old)
     }
 
     /// Follows up a change in the lookup structure, with a bounded part of what had
     /// to be left earlier.
-    fn changed<B: Address>(&mut self, fib: usize, prefix: Prefix<B>) {
-        self.update(fib, prefix);
+    fn changed<B: Address>(&mut self, fib: usize, prefix: Prefix<B>, way: Way) {
+        self.update(fib, prefix, way);
         let _ = self.nodes.take_apart() && self.nodes.take_apart();
         self.heal(1);
     }
 
-    fn update<B: Address>(&mut self, fib: usize, prefix: Prefix<B>) {
+    fn update<B: Address>(&mut self, fib: usize, prefix: Prefix<B>, way: Way) {
         let (family, nodes) = B::of_mut(self);
         let mut update = Update {
             family,
             nodes,
             fib,
+            way,
             pressed: false,
         };
         update.run(prefix);
@@ -216,7 +219,10 @@ impl<V: Value + 'static> Fib<'_, V> {
                 self.state.after = true;
                 self.state.after_bits = prefix.bits.wide();
                 self.state.after_length = prefix.length;
-                self.update(index, prefix);
+                let family = B::of(self);
+                let trie = family.tries.get(index).copied().unwrap_or(0);
+                let way = family.store.way(trie, prefix, family.stride);
+                self.update(index, prefix, way);
             }
             None => {
                 self.state.after = false;

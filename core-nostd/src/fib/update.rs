@@ -11,7 +11,7 @@ use super::Value;
 use super::bits::{Bits, Prefix};
 use super::family::Family;
 use super::node::{INDEX, NODE, Nodes, Open, SLOTS, STORE, Skip, Slot, index, is_node};
-use super::store::{Below, Link, Store};
+use super::store::{Below, Link, Store, Way};
 
 /// Bits between a slot and the node below it are at most so many.
 const MAX_SKIP: u8 = 64;
@@ -23,6 +23,8 @@ pub(super) struct Update<'u, 'a, B, V> {
     pub(super) family: &'u mut Family<'a, B, V>,
     pub(super) nodes: &'u mut Nodes<'a>,
     pub(super) fib: usize,
+    /// What the store knows of the way to the prefix that changed.
+    pub(super) way: Way,
     /// Whether something found no room, or was left for later.
     pub(super) pressed: bool,
 }
@@ -42,6 +44,18 @@ enum Place {
 struct Spot {
     place: Place,
     node: Option<(Place, u8)>,
+}
+
+/// How far the way to the prefix that changed has been followed.
+struct Reach<B> {
+    /// The slot there.
+    end: Prefix<B>,
+    /// What is this short is in no slot of the node that it is in.
+    above: u8,
+    /// A subtree of all that is longer and shares the bits up to the slot.
+    from: Link,
+    /// The subtree of what shares the slot's.
+    link: Link,
 }
 
 /// A node that a new one above it takes over.
@@ -81,24 +95,29 @@ fn node_depth(slot: u8, common: u8) -> u8 {
 }
 
 impl<B: Bits, V: Value> Update<'_, '_, B, V> {
-    fn trie(&self) -> Link {
-        self.family.tries.get(self.fib).copied().unwrap_or(0)
-    }
-
     fn code(&self, link: Link) -> u32 {
         let entry = self.family.store.at(link);
         entry.map_or(0, |(_, value)| u32::from(value.code()))
     }
 
-    /// The code of the longest prefix that holds this one and is longer than `above`.
-    fn longest(&self, prefix: Prefix<B>, above: Option<u8>) -> u32 {
+    /// The code of the longest prefix below `from` that holds this one and is longer
+    /// than `above`.
+    fn longest(&self, from: Link, prefix: Prefix<B>, above: u8) -> u32 {
         let store = &self.family.store;
-        let Some(link) = store.longest(self.trie(), prefix) else {
-            return 0;
-        };
-        match (store.at(link), above) {
-            (Some((found, _)), Some(above)) if found.length <= above => 0,
-            _ => self.code(link),
+        match store.longest(from, prefix) {
+            Some(link) if store.at(link).is_some_and(|(p, _)| p.length > above) => self.code(link),
+            _ => 0,
+        }
+    }
+
+    /// As [`Update::longest`] of what chooses root slots of the prefix that changed, or
+    /// of all of a shorter one; longer than `above`, or any.
+    fn longest_in_root(&self, prefix: Prefix<B>, above: Option<u8>) -> u32 {
+        let itself = self.family.store.longest(self.way.within, prefix);
+        let longest = itself.map(|link| (link, prefix.length)).or(self.way.above);
+        match longest {
+            Some((link, length)) if above.is_none_or(|above| length > above) => self.code(link),
+            _ => 0,
         }
     }
 
@@ -168,41 +187,31 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
     }
 
     fn paint_shorts(&mut self, prefix: Prefix<B>) {
-        let inherited = self.longest(prefix, None);
-        let trie = self.trie();
+        let above = (prefix, self.longest_in_root(prefix, None));
         let family = &mut *self.family;
         let places = family.shorts.get_mut(self.fib << family.short..);
         let places = places.unwrap_or_default();
-        paint(
-            &family.store,
-            trie,
-            (prefix, inherited),
-            family.short,
-            |at, code| {
-                if let Some(place) = places.get_mut(at) {
-                    *place = code;
-                }
-            },
-        );
+        let set = |at, code| {
+            if let Some(place) = places.get_mut(at) {
+                *place = code;
+            }
+        };
+        paint(&family.store, self.way.within, above, family.short, set);
     }
 
     fn paint_roots(&mut self, prefix: Prefix<B>) {
         let stride = self.family.stride;
-        let inherited = self.longest(prefix, Some(self.family.short));
+        let inherited = self.longest_in_root(prefix, Some(self.family.short));
+        let above = (prefix, inherited);
         let mut codes = [0; MAX_ROOTS];
         let first = index(prefix.bits.field(0, stride));
-        let above = (prefix, inherited);
-        paint(
-            &self.family.store,
-            self.trie(),
-            above,
-            stride,
-            |at, code| {
-                if let Some(place) = at.checked_sub(first).and_then(|at| codes.get_mut(at)) {
-                    *place = code;
-                }
-            },
-        );
+        let set = |at: usize, code| {
+            if let Some(place) = at.checked_sub(first).and_then(|at| codes.get_mut(at)) {
+                *place = code;
+            }
+        };
+        let store = &self.family.store;
+        paint(store, self.way.within, above, stride, set);
         let count = 1 << (stride - prefix.length);
         for (number, painted) in (first..).zip(codes).take(count) {
             let place = Place::Root((self.fib << stride) + number);
@@ -218,7 +227,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                     bits: B::from_wide(u128::from(bits) << (128 - u32::from(stride))),
                     length: stride,
                 };
-                let deep = self.family.store.inside(self.trie(), end);
+                let deep = self.family.store.inside(self.way.within, end);
                 let behind = Behind {
                     slot: end,
                     painted,
@@ -232,28 +241,34 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
 
     /// A change of a prefix that is longer than the roots' stride.
     fn descend(&mut self, prefix: Prefix<B>) {
-        let mut end = prefix.truncate(self.family.stride);
+        let end = prefix.truncate(self.family.stride);
         let root = index(end.bits.field(0, end.length));
         let mut spot = Spot {
             place: Place::Root((self.fib << end.length) + root),
             node: None,
         };
-        let mut above = self.family.short;
+        let mut reach = Reach {
+            end,
+            above: self.family.short,
+            from: self.way.within,
+            link: self.way.within,
+        };
         // Each turn is at least eight bits deeper.
-        while end.length < B::WIDTH {
-            let Some(slot) = self.slot_on_way(&mut spot, above, end) else {
+        while reach.end.length < B::WIDTH {
+            let Some(slot) = self.slot_on_way(&mut spot, &reach) else {
                 return;
             };
-            let Some(depth) = self.depth_of(slot, end, prefix) else {
+            let Some(depth) = self.depth_of(slot, reach.end, prefix) else {
                 return;
             };
             if prefix.length <= depth {
-                let behind = self.behind(above, end);
+                let behind = self.behind(&reach);
                 self.set_inherits(slot, &behind);
                 return;
             }
             if prefix.length <= depth + 8 {
-                self.paint_node(spot.place, slot, prefix.truncate(depth), prefix);
+                let start = prefix.truncate(depth);
+                self.paint_node(spot.place, slot, start, (reach.link, prefix));
                 return;
             }
             let [_, _, _, number] = prefix.bits.field(depth, 8).to_be_bytes();
@@ -261,8 +276,13 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 node: Some((spot.place, number)),
                 place: Place::Node(slot, number),
             };
-            end = prefix.truncate(depth + 8);
-            above = depth;
+            let store = &self.family.store;
+            reach = Reach {
+                end: prefix.truncate(depth + 8),
+                above: depth,
+                from: reach.link,
+                link: store.along(&self.way, reach.link, prefix, depth + 8),
+            };
         }
     }
 
@@ -277,22 +297,29 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         (differ.leading_zeros() >= u32::from(skip.length)).then_some(end.length + skip.length)
     }
 
-    fn behind(&self, above: u8, slot: Prefix<B>) -> Behind<B> {
+    fn behind(&self, reach: &Reach<B>) -> Behind<B> {
+        let end = reach.end;
+        let painted = if end.length == self.family.stride {
+            self.longest_in_root(end, Some(reach.above))
+        } else {
+            self.longest(reach.from, end, reach.above)
+        };
         Behind {
-            slot,
-            painted: self.longest(slot, Some(above)),
-            deep: self.family.store.inside(self.trie(), slot),
+            slot: end,
+            painted,
+            deep: self.family.store.longer(reach.link, end.length),
         }
     }
 
     /// Brings the slot that the prefix goes through to its right form; `None` when
     /// the node that it is in had to be given up.
-    fn slot_on_way(&mut self, spot: &mut Spot, above: u8, end: Prefix<B>) -> Option<Slot> {
+    fn slot_on_way(&mut self, spot: &mut Spot, reach: &Reach<B>) -> Option<Slot> {
         let old = self.slot(spot.place);
-        let deep = self.family.store.inside(self.trie(), end);
+        let end = reach.end.length;
+        let deep = self.family.store.longer(reach.link, end);
         if is_node(old)
             && let Some(Below::Fork(common)) = self.family.store.below(deep)
-            && self.node_depth_of(old, end.length) == node_depth(end.length, common)
+            && self.node_depth_of(old, end) == node_depth(end, common)
         {
             if !self.nodes.sparse(old) {
                 return Some(old);
@@ -301,11 +328,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             self.close(spot.place, old, &open);
             return Some(self.slot(spot.place));
         }
-        let behind = Behind {
-            slot: end,
-            painted: self.longest(end, Some(above)),
-            deep,
-        };
+        let behind = self.behind(reach);
         let new = self.form(&behind, old, true);
         if new == old {
             return Some(old);
@@ -331,13 +354,20 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         end + self.nodes.skip(slot).length
     }
 
-    /// A change of a prefix that ends in a node's slots.
-    fn paint_node(&mut self, place: Place, node: Slot, start: Prefix<B>, prefix: Prefix<B>) {
+    /// A change of a prefix that ends in a node's slots, and is in the subtree at `from`.
+    fn paint_node(
+        &mut self,
+        place: Place,
+        node: Slot,
+        start: Prefix<B>,
+        (from, prefix): (Link, Prefix<B>),
+    ) {
         let covered = range(start.length, prefix);
         let mut painted = [0; SLOTS];
         let codes = painted.get_mut(covered.clone()).unwrap_or_default();
-        codes.fill(self.longest(prefix, Some(start.length)));
-        let link = self.family.store.subtree(self.trie(), prefix);
+        codes.fill(self.longest(from, prefix, start.length));
+        let store = &self.family.store;
+        let link = store.along(&self.way, from, prefix, prefix.length);
         self.each(link, start.length + 8, |found, code| {
             if let Some(covered) = painted.get_mut(range(start.length, found)) {
                 covered.fill(code);
@@ -358,20 +388,20 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             let behind = Behind {
                 slot: end,
                 painted,
-                deep: self.family.store.inside(self.trie(), end),
+                deep: self.family.store.inside(link, end),
             };
             *slot = self.form(&behind, *slot, true);
         }
         self.close(place, node, &open);
     }
 
-    /// All slots of a node made anew. Subtrees of several prefixes are left to the
-    /// store, but the one that `kept` is the node of.
-    fn build(&mut self, start: Prefix<B>, kept: &mut Option<Kept<B>>) -> Open {
+    /// All slots of a node made anew of the subtree at `from`. Subtrees of several
+    /// prefixes are left to the store, but the one that `kept` is the node of.
+    fn build(&mut self, from: Link, start: Prefix<B>, kept: &mut Option<Kept<B>>) -> Open {
         let mut open = Open::empty();
         let mut links = [0; SLOTS];
         let store = &self.family.store;
-        let link = store.subtree(self.trie(), start);
+        let link = store.subtree(from, start);
         store.visit(link, start.length + 8, |link, longer| {
             if longer {
                 let sample = store.sample(link).map_or(start.bits, |sample| sample.bits);
@@ -459,7 +489,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             bits: sample.bits.truncate(depth),
             length: depth,
         };
-        let mut open = self.build(start, &mut kept);
+        let mut open = self.build(behind.deep, start, &mut kept);
         if let Some(kept) = kept {
             self.nodes.drop(kept.slot);
         }
@@ -544,10 +574,11 @@ fn skip<B: Bits>(end: u8, depth: u8, bits: B, other: u32) -> Skip {
 
 /// Calls `set` with each place, counted in `length` bits, that the prefix covers
 /// and the code it is to have: that of `above`, or of an entry that is at most
-/// `length` long. Later calls for one place override earlier ones.
+/// `length` long, in the subtree of all that it covers. Later calls for one place
+/// override earlier ones.
 fn paint<B: Bits, V: Value>(
     store: &Store<'_, B, V>,
-    trie: Link,
+    link: Link,
     above: (Prefix<B>, u32),
     length: u8,
     mut set: impl FnMut(usize, u32),
@@ -564,7 +595,6 @@ fn paint<B: Bits, V: Value>(
     };
     let (prefix, inherited) = above;
     cover(prefix, inherited);
-    let link = store.subtree(trie, prefix);
     store.visit(link, length, |entry, longer| {
         if !longer && let Some((prefix, value)) = store.at(entry) {
             cover(prefix, u32::from(value.code()));
