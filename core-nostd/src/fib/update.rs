@@ -276,12 +276,14 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 node: Some((spot.place, number)),
                 place: Place::Node(slot, number),
             };
-            let store = &self.family.store;
             reach = Reach {
                 end: prefix.truncate(depth + 8),
                 above: depth,
                 from: reach.link,
-                link: store.along(&self.way, reach.link, prefix, depth + 8),
+                link: self
+                    .family
+                    .store
+                    .along(&self.way, reach.link, prefix, depth + 8),
             };
         }
     }
@@ -399,15 +401,14 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
     /// prefixes are left to the store, but the one that `kept` is the node of.
     fn build(&mut self, from: Link, start: Prefix<B>, kept: &mut Option<Kept<B>>) -> Open {
         let mut open = Open::empty();
-        let mut links = [0; SLOTS];
+        // One for each slot.
+        let mut longer_ones = heapless::Vec::<(Link, B), SLOTS>::new();
         let store = &self.family.store;
         let link = store.subtree(from, start);
         store.visit(link, start.length + 8, |link, longer| {
             if longer {
                 let sample = store.sample(link).map_or(start.bits, |sample| sample.bits);
-                if let Some(place) = links.get_mut(index(sample.field(start.length, 8))) {
-                    *place = link;
-                }
+                let _ = longer_ones.push((link, sample));
             } else if let Some((found, value)) = store.at(link)
                 && found.length > start.length
                 && let Some(covered) = open.slots.get_mut(range(start.length, found))
@@ -415,10 +416,11 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 covered.fill(u32::from(value.code()));
             }
         });
-        for (number, (slot, deep)) in open.slots.iter_mut().zip(links).enumerate() {
-            if deep == 0 {
+        for (deep, sample) in longer_ones {
+            let number = index(sample.field(start.length, 8));
+            let Some(slot) = open.slots.get_mut(number) else {
                 continue;
-            }
+            };
             let end = extend(start, number, 8);
             let old = kept.take_if(|kept| end.covers(kept.prefix));
             let behind = Behind {
@@ -441,7 +443,10 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         let alone = B::WIDTH != 32 || end != self.family.stride;
         let common = match store.below(behind.deep) {
             None => {
-                self.nodes.drop(old);
+                // What was there last was a single prefix, whose node leads to no others.
+                if is_node(old) {
+                    self.nodes.free(old);
+                }
                 return behind.painted;
             }
             Some(Below::Entry(_)) if alone && behind.painted == 0 => {
@@ -573,9 +578,8 @@ fn skip<B: Bits>(end: u8, depth: u8, bits: B, other: u32) -> Skip {
 }
 
 /// Calls `set` with each place, counted in `length` bits, that the prefix covers
-/// and the code it is to have: that of `above`, or of an entry that is at most
-/// `length` long, in the subtree of all that it covers. Later calls for one place
-/// override earlier ones.
+/// and the code it is to have: that of `above`, or of an entry below `link` that is at
+/// most `length` long. Later calls for one place override earlier ones.
 fn paint<B: Bits, V: Value>(
     store: &Store<'_, B, V>,
     link: Link,
