@@ -99,6 +99,13 @@ pub(super) enum Below<B> {
 }
 
 impl Fork {
+    fn new(position: u8, left: Link, right: Link) -> Self {
+        Fork {
+            left: u32::from(position) << 24 | left,
+            right,
+        }
+    }
+
     fn position(self) -> u8 {
         let [position, ..] = self.left.to_be_bytes();
         position
@@ -142,19 +149,14 @@ impl Walk {
     }
 }
 
-impl Way {
-    /// Whether there are entries that share this many of the prefix's bits.
-    fn shares(&self, length: u8) -> bool {
-        self.parts >= 2 * u16::from(length)
-    }
-}
-
 /// On which side of a fork at `position` a prefix lies.
 fn side<B: Bits>(prefix: Prefix<B>, position: u8) -> bool {
     let index = position / 2;
-    // Without a branch: which of both it is cannot be foreseen.
-    let ends = position.is_multiple_of(2);
-    (ends & (prefix.length > index)) | (!ends & prefix.bits.bit(index))
+    if position.is_multiple_of(2) {
+        prefix.length > index
+    } else {
+        prefix.bits.bit(index)
+    }
 }
 
 /// The position that the first `bits` bits of a prefix end at, or all of it.
@@ -265,14 +267,16 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
         }
     }
 
-    /// The subtree of what shares the first `length` bits of the prefix whose way
-    /// this is, below a link on that way.
-    pub(super) fn along(&self, way: &Way, link: Link, prefix: Prefix<B>, length: u8) -> Link {
-        if !way.shares(length) {
+    /// As [`Store::subtree`] of the first bits of the prefix whose way this is, below
+    /// a link on that way.
+    pub(super) fn along(&self, way: &Way, link: Link, start: Prefix<B>) -> Link {
+        let position = 2 * u16::from(start.length);
+        // Entries there are only if some go on as far with the prefix.
+        if way.parts < position {
             return 0;
         }
         let mut walk = Walk::from(link);
-        self.walk(&mut walk, prefix, 2 * u16::from(length));
+        self.walk(&mut walk, start, position);
         walk.link
     }
 
@@ -321,12 +325,11 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
                 way.within = new;
             }
         }
-        let right = side(prefix, position);
         let fork = self.fork_mut(new)?;
-        fork.left = u32::from(position) << 24;
-        fork.right = 0;
-        fork.set_child(right, entry);
-        fork.set_child(!right, walk.link);
+        *fork = match side(prefix, position) {
+            false => Fork::new(position, entry, walk.link),
+            true => Fork::new(position, walk.link, entry),
+        };
         self.relink(root, walk.parent, (walk.link, new));
         Some((None, way))
     }

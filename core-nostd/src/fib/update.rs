@@ -267,8 +267,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 return;
             }
             if prefix.length <= depth + 8 {
-                let start = prefix.truncate(depth);
-                self.paint_node(spot.place, slot, start, (reach.link, prefix));
+                self.paint_node((spot.place, slot), depth, reach.link, prefix);
                 return;
             }
             let [_, _, _, number] = prefix.bits.field(depth, 8).to_be_bytes();
@@ -276,14 +275,12 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 node: Some((spot.place, number)),
                 place: Place::Node(slot, number),
             };
+            let end = prefix.truncate(depth + 8);
             reach = Reach {
-                end: prefix.truncate(depth + 8),
+                end,
                 above: depth,
                 from: reach.link,
-                link: self
-                    .family
-                    .store
-                    .along(&self.way, reach.link, prefix, depth + 8),
+                link: self.family.store.along(&self.way, reach.link, end),
             };
         }
     }
@@ -357,39 +354,34 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
     }
 
     /// A change of a prefix that ends in a node's slots, and is in the subtree at `from`.
-    fn paint_node(
-        &mut self,
-        place: Place,
-        node: Slot,
-        start: Prefix<B>,
-        (from, prefix): (Link, Prefix<B>),
-    ) {
+    fn paint_node(&mut self, at: (Place, Slot), depth: u8, from: Link, prefix: Prefix<B>) {
+        let (place, node) = at;
+        let start = prefix.truncate(depth);
         let covered = range(start.length, prefix);
         let mut painted = [0; SLOTS];
         let codes = painted.get_mut(covered.clone()).unwrap_or_default();
         codes.fill(self.longest(from, prefix, start.length));
-        let store = &self.family.store;
-        let link = store.along(&self.way, from, prefix, prefix.length);
+        let link = self.family.store.along(&self.way, from, prefix);
         self.each(link, start.length + 8, |found, code| {
             if let Some(covered) = painted.get_mut(range(start.length, found)) {
                 covered.fill(code);
             }
         });
-        let codes = painted.get(covered.clone()).unwrap_or_default();
-        if self.nodes.repaint(node, covered.start, codes) {
+        let painted = painted.get(covered.clone()).unwrap_or_default();
+        if self.nodes.repaint(node, covered.start, painted) {
             return;
         }
         let mut open = self.nodes.open(node);
-        let numbered = open.slots.iter_mut().zip(painted).enumerate();
-        for (number, (slot, painted)) in numbered.skip(covered.start).take(covered.len()) {
+        let slots = open.slots.get_mut(covered.clone()).unwrap_or_default();
+        for (number, (slot, painted)) in covered.zip(slots.iter_mut().zip(painted)) {
             if *slot < NODE {
-                *slot = painted;
+                *slot = *painted;
                 continue;
             }
             let end = extend(start, number, 8);
             let behind = Behind {
                 slot: end,
-                painted,
+                painted: *painted,
                 deep: self.family.store.inside(link, end),
             };
             *slot = self.form(&behind, *slot, true);
