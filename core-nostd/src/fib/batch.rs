@@ -35,14 +35,14 @@ pub(super) fn first_nodes(
     addresses: &[u32; BATCH],
     codes: &mut [u32; BATCH],
 ) -> bool {
-    // The root's slots are where the codes will be.
-    for (slot, address) in codes.iter_mut().zip(addresses) {
+    let mut slots = [0; BATCH];
+    for (slot, address) in slots.iter_mut().zip(addresses) {
         let [a, b, ..] = address.to_be_bytes();
         let found = table.get(usize::from(u16::from_be_bytes([a, b])));
         *slot = found.copied().unwrap_or(0);
     }
     let mut units = [0u32; BATCH];
-    for ((unit, slot), address) in units.iter_mut().zip(&*codes).zip(addresses) {
+    for ((unit, slot), address) in units.iter_mut().zip(&slots).zip(addresses) {
         let [_, _, third, _] = address.to_be_bytes();
         // Codes lead nowhere.
         let node = if *slot < NODE { 0 } else { *slot };
@@ -58,36 +58,32 @@ pub(super) fn first_nodes(
     // Those that are not done: mostly few.
     let mut others = [0; BATCH];
     let mut count = 0;
-    for (number, ((code, unit), address)) in
-        (0u8..).zip(codes.iter_mut().zip(&units).zip(addresses))
-    {
-        let slot = *code;
-        if slot < NODE && slot != 0 {
-            continue;
-        }
-        if Nodes::is_narrow(slot) {
-            let [_, _, third, _] = address.to_be_bytes();
-            let found = narrow_code(bytes, slot, *unit, third);
-            if found != 0 {
-                *code = found;
-                continue;
-            }
-        }
-        if let Some(other) = others.get_mut(count) {
+    let of_each = slots.iter().zip(&units).zip(addresses);
+    for (number, (code, ((slot, unit), address))) in (0u8..).zip(codes.iter_mut().zip(of_each)) {
+        let [_, _, third, _] = address.to_be_bytes();
+        *code = if *slot < NODE {
+            *slot
+        } else if Nodes::is_narrow(*slot) {
+            narrow_code(bytes, *slot, *unit, third)
+        } else {
+            0
+        };
+        if let Some(other) = others.get_mut(count % BATCH) {
             *other = number;
-            count += 1;
         }
+        count += usize::from(*code == 0);
     }
     let mut all = true;
     for number in others.iter().take(count) {
         let number = usize::from(*number) % BATCH;
+        let slot = slots.get(number).copied().unwrap_or(0);
         if let (Some(code), Some(unit), Some(address)) = (
             codes.get_mut(number),
             units.get(number),
             addresses.get(number),
         ) {
             let [_, _, third, _] = address.to_be_bytes();
-            *code = first_code(bytes, *code, *unit, third);
+            *code = first_code(bytes, slot, *unit, third);
             all &= *code != 0;
         }
     }

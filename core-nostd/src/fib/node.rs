@@ -163,28 +163,29 @@ struct Shape {
     split: u8,
 }
 
-/// Shapes for codes alone, the smallest first; among equals the one of fewer words.
+/// Shapes for codes alone, the smallest first; among equals the one that larger tables
+/// mostly need, so that branches go one way.
 const NARROW_SHAPES: [(usize, u8); 10] = [
     (4, 1),
     (5, 1),
     (4, 2),
+    (6, 1),
     (5, 2),
     (4, 3),
-    (6, 1),
+    (6, 2),
     (5, 3),
     (4, 4),
-    (6, 2),
     (FLAT, 8),
 ];
 /// Shapes for any slots.
 const WIDE_SHAPES: [(usize, u8); 8] = [
     (13, 1),
-    (13, 2),
     (14, 1),
-    (13, 3),
+    (13, 2),
     (14, 2),
-    (13, 4),
+    (13, 3),
     (14, 3),
+    (13, 4),
     (FLAT_WIDE, 8),
 ];
 
