@@ -73,6 +73,12 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     /// The code of the longest prefix of a FIB that holds the address, or 0.
     #[inline(always)]
     pub(super) fn find(&self, nodes: &Nodes<'_>, fib: usize, address: B) -> u32 {
+        if B::WIDTH > 32 && nodes.shortcuts.any() {
+            let code = nodes.shortcuts.find(nodes.pages.bytes, fib, address.wide());
+            if code != 0 {
+                return code;
+            }
+        }
         let Some(table) = self.start(fib).slots else {
             return self.find_by_steps(nodes, fib, address);
         };
@@ -218,6 +224,12 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             self.find_all_v4(nodes, (fib, table), of_v4, codes);
             return;
         }
+        if let Some(of_v6) = B::all_v6(addresses)
+            && nodes.shortcuts.any()
+        {
+            self.find_all_v6(nodes, fib, of_v6, codes);
+            return;
+        }
         let batches = addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH));
         for (addresses, codes) in batches {
             if B::WIDTH > 32 && self.store.len() < APART {
@@ -268,6 +280,30 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                 if *code == 0 {
                     let address = B::from_wide(u128::from(*address) << 96);
                     *code = self.find_by_steps(nodes, fib, address);
+                }
+            }
+        }
+    }
+
+    /// By shortcuts, and those that have none in batches of their own.
+    fn find_all_v6(&self, nodes: &Nodes<'_>, fib: usize, addresses: &[u128], codes: &mut [u32]) {
+        for (addresses, codes) in addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH)) {
+            let bytes = &*nodes.pages.bytes;
+            let all = match (addresses.first_chunk(), codes.first_chunk_mut()) {
+                (Some(addresses), Some(codes)) => {
+                    nodes.shortcuts.find_batch(bytes, fib, addresses, codes)
+                }
+                _ => {
+                    codes.fill(0);
+                    false
+                }
+            };
+            if all {
+                continue;
+            }
+            for (address, code) in addresses.iter().zip(codes) {
+                if *code == 0 {
+                    *code = self.find_by_steps(nodes, fib, B::from_wide(*address));
                 }
             }
         }

@@ -20,8 +20,10 @@ use zerocopy::{FromZeros, Immutable};
 mod batch;
 mod bits;
 mod family;
+mod leaf;
 mod node;
 mod pages;
+mod shortcut;
 mod steps;
 mod store;
 mod table;
@@ -35,6 +37,7 @@ use family::Family;
 pub use family::Root;
 use node::{Nodes, Slot};
 use pages::{GRANULE, Meta, PAGE, Pages};
+use shortcut::{Bucket, Shortcuts};
 use store::{Entry, Fork, Link, Store};
 pub use table::Address;
 use update::Update;
@@ -90,6 +93,7 @@ pub struct FibStorage<
     v6_roots: Roots<FIBS, ROOT, SHORT>,
     pages: Aligned<[[u8; PAGE]; PAGES]>,
     metas: [Meta; PAGES],
+    buckets: [Bucket; PAGES],
     v4_entries: [Entry<u32, V>; ROUTES],
     v4_forks: [Fork; ROUTES],
     v6_entries: [Entry<u128, V>; ROUTES],
@@ -98,6 +102,7 @@ pub struct FibStorage<
     v6_state: store::State,
     nodes_state: node::State,
     pages_state: pages::State,
+    shortcuts_state: shortcut::State,
     state: State,
 }
 
@@ -184,6 +189,10 @@ impl<
                     bytes: self.pages.0.as_flattened_mut(),
                     metas: &mut self.metas,
                     state: &mut self.pages_state,
+                },
+                shortcuts: Shortcuts {
+                    buckets: &mut self.buckets,
+                    state: &mut self.shortcuts_state,
                 },
             },
             state: &mut self.state,

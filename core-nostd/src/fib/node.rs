@@ -11,6 +11,7 @@
 use zerocopy::{FromZeros, Immutable};
 
 use super::pages::{GRANULE, Pages};
+use super::shortcut::Shortcuts;
 use super::steps;
 use super::store::Link;
 use super::unit::{self, FLAT, FLAT_WIDE, WIDE};
@@ -79,10 +80,11 @@ pub(super) struct State {
     dropped: Slot,
 }
 
-/// Nodes, which all FIBs share.
+/// Nodes, which all FIBs share, and the shortcuts to what else is in their memory.
 pub(super) struct Nodes<'a> {
     pub(super) state: &'a mut State,
     pub(super) pages: Pages<'a>,
+    pub(super) shortcuts: Shortcuts<'a>,
 }
 
 pub(super) fn is_node(slot: Slot) -> bool {

@@ -510,30 +510,46 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
 
     /// Visits, in order, the entries of a subtree that are at most `length` bits
     /// long, and the subtrees of longer ones that share so many bits. The subtree's
-    /// own entries share at least `length` − 13 bits.
+    /// own entries share at least `length` − 16 bits.
     pub(super) fn visit(&self, link: Link, length: u8, mut see: impl FnMut(Link, bool)) {
+        self.visit_while(link, length, |link, longer| {
+            see(link, longer);
+            true
+        });
+    }
+
+    /// The same until `see` says false; whether it never did.
+    pub(super) fn visit_while(
+        &self,
+        link: Link,
+        length: u8,
+        mut see: impl FnMut(Link, bool) -> bool,
+    ) -> bool {
         let end = 2 * u16::from(length);
-        let mut stack = heapless::Vec::<Link, 32>::new();
+        let mut stack = heapless::Vec::<Link, 36>::new();
         let mut next = link;
         while next != 0 {
-            match self.fork(next) {
+            let go_on = match self.fork(next) {
                 Some(fork) if fork.before(end) => {
-                    // At most one for each position, of which there are 26.
+                    // At most one for each position, of which there are 33.
                     let _ = stack.push(fork.child(true));
                     next = fork.child(false);
                     continue;
                 }
                 Some(fork) if u16::from(fork.position()) == end => {
-                    see(fork.child(false), false);
-                    see(fork.child(true), true);
+                    see(fork.child(false), false) && see(fork.child(true), true)
                 }
                 Some(_) => see(next, true),
                 None => {
                     let longer = self.entry(next).is_some_and(|e| e.length > length);
-                    see(next, longer);
+                    see(next, longer)
                 }
+            };
+            if !go_on {
+                return false;
             }
             next = stack.pop().unwrap_or(0);
         }
+        true
     }
 }

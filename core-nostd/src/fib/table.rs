@@ -2,6 +2,7 @@
 
 use super::bits::{Bits, Prefix};
 use super::family::{Family, Root};
+use super::leaf::{self, Leaf};
 use super::node::{Nodes, Slot};
 use super::pages::{Meta, PAGE};
 use super::store::{Entry, Fork, Way};
@@ -185,6 +186,24 @@ impl<V: Value + 'static> Fib<'_, V> {
         if update.pressed {
             self.state.heal = self.len();
         }
+        if B::V6 && prefix.length >= leaf::START {
+            self.renew_shortcut::<B>(fib, prefix, &way);
+        }
+    }
+
+    /// Brings the leaf that a prefix is in to what the store has.
+    fn renew_shortcut<B: Address>(&mut self, fib: usize, prefix: Prefix<B>, way: &Way) {
+        let (family, nodes) = B::of_mut(self);
+        let store = &family.store;
+        let start = prefix.truncate(leaf::START);
+        let leaf = match store.along(way, way.within, start) {
+            0 => None,
+            link => Leaf::of(store, link),
+        };
+        let first = start.bits.field(0, leaf::START);
+        nodes
+            .shortcuts
+            .renew(&mut nodes.pages, fib, first, leaf.as_ref());
     }
 
     /// Passes by so many prefixes to bring what once found no room, or is in the way
@@ -246,7 +265,8 @@ impl<V: Value + 'static> Fib<'_, V> {
         Usage {
             store: count(self.v4.store.len()) * v4 + count(self.v6.store.len()) * v6,
             lookup: (fibs(self.v4.tries) + fibs(self.v6.tries)) * root
-                + count(self.nodes.pages.in_use()) * page,
+                + count(self.nodes.pages.in_use()) * page
+                + self.nodes.shortcuts.memory(),
             pressed: self.state.heal != 0,
         }
     }

@@ -1,0 +1,290 @@
+//! Shortcuts of IPv6: a hash table from the first 32 bits of an address, which most
+//! prefixes share with few others, to a leaf of the next 16 (`leaf.rs`).
+//!
+//! A lookup that finds a code there has read two or three cache lines; every other one
+//! (no leaf, no code in it) goes the long way, so that a shortcut that is missing, for
+//! want of room or because of what it would have to hold, makes a lookup slower and
+//! never wrong. Only prefixes of 32 bits and more are in leaves: shorter ones come and
+//! go without a look at them.
+
+use core::hint::black_box;
+
+use zerocopy::{FromZeros, Immutable};
+
+use super::batch::BATCH;
+use super::leaf::{self, LINE, Leaf};
+use super::node::index;
+use super::pages::{GRANULE, Pages};
+
+/// Leaves in a bucket.
+const WAYS: usize = 8;
+/// A leaf's word: its FIB plus one, whether it is long, and its first granule.
+const FIB: u32 = 24;
+const LONG: u32 = 1 << 23;
+const PLACE: u32 = LONG - 1;
+/// FIBs that words can name; others have no shortcuts.
+const MAX_FIBS: usize = 255;
+
+/// Leaves whose first bits have one hash: a cache line. No bits are there twice.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+#[repr(C, align(64))]
+pub(super) struct Bucket {
+    firsts: [u32; WAYS],
+    /// 0: none.
+    leaves: [u32; WAYS],
+}
+
+/// Bookkeeping of shortcuts.
+#[derive(Clone, Copy, FromZeros, Immutable)]
+pub(super) struct State {
+    leaves: u32,
+}
+
+/// The shortcuts of all FIBs.
+pub(super) struct Shortcuts<'a> {
+    pub(super) buckets: &'a mut [Bucket],
+    pub(super) state: &'a mut State,
+}
+
+/// The first 32 bits, and the 16 behind them.
+#[inline(always)]
+fn parts(address: u128) -> (u32, u16) {
+    let [a, b, c, d, e, f, ..] = address.to_be_bytes();
+    (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]))
+}
+
+/// Among so many buckets the one of these bits.
+#[inline(always)]
+fn place(first: u32, salt: u32, buckets: u64) -> u32 {
+    let hash = (first ^ salt).wrapping_mul(0x9e37_79b1);
+    let [.., a, b, c, d] = (u64::from(hash) * buckets >> 32).to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+fn salt(fib: usize) -> u32 {
+    u32::try_from(fib).unwrap_or(0).wrapping_mul(0x85eb_ca6b)
+}
+
+/// The line of a leaf.
+#[inline(always)]
+fn line(leaf: u32) -> usize {
+    index(leaf & PLACE) / (LINE / GRANULE)
+}
+
+impl Bucket {
+    /// In four lanes, of which all others are 0, the word of the leaf of these bits.
+    #[inline(always)]
+    fn select(&self, first: u32) -> [u32; 4] {
+        let mut some = [0; 4];
+        let (firsts, _) = self.firsts.as_chunks::<4>();
+        let (leaves, _) = self.leaves.as_chunks::<4>();
+        for (firsts, leaves) in firsts.iter().zip(leaves) {
+            for ((some, here), leaf) in some.iter_mut().zip(firsts).zip(leaves) {
+                *some |= leaf & 0u32.wrapping_sub(u32::from(*here == first));
+            }
+        }
+        some
+    }
+}
+
+#[inline(always)]
+fn joined([a, b, c, d]: [u32; 4]) -> u32 {
+    a | b | c | d
+}
+
+impl Shortcuts<'_> {
+    /// Whether there are any.
+    #[inline(always)]
+    pub(super) fn any(&self) -> bool {
+        self.state.leaves != 0
+    }
+
+    /// The memory of the table, in bytes, if it is in use.
+    pub(super) fn memory(&self) -> usize {
+        if self.any() {
+            size_of_val(self.buckets)
+        } else {
+            0
+        }
+    }
+
+    #[inline(always)]
+    fn buckets(&self) -> u64 {
+        u64::try_from(self.buckets.len()).unwrap_or(0)
+    }
+
+    /// The code of an address, or 0.
+    #[inline(always)]
+    pub(super) fn find(&self, bytes: &[u8], fib: usize, address: u128) -> u32 {
+        let (first, next) = parts(address);
+        let bucket = self
+            .buckets
+            .get(index(place(first, salt(fib), self.buckets())));
+        let word = bucket.map_or(0, |bucket| joined(bucket.select(first)));
+        if index(word >> FIB) != fib + 1 {
+            return 0;
+        }
+        let (lines, _) = bytes.as_chunks();
+        let Some(ends) = lines.get(line(word)) else {
+            return 0;
+        };
+        let long = word & LONG != 0;
+        let number = leaf::flip(next);
+        let before = if long {
+            leaf::before_long(ends, number)
+        } else {
+            leaf::before_short(ends, number)
+        };
+        leaf::code(bytes, line(word), long, leaf::run(before))
+    }
+
+    /// The codes of a batch, 0 where there is none. Returns whether all are there.
+    ///
+    /// As in `batch.rs`, each loop does one thing for all. Sums of vectors are in the
+    /// loop behind the one that makes them: the compiler keeps these vectors then.
+    #[inline(never)]
+    pub(super) fn find_batch(
+        &self,
+        bytes: &[u8],
+        fib: usize,
+        addresses: &[u128; BATCH],
+        codes: &mut [u32; BATCH],
+    ) -> bool {
+        let (lines, _) = bytes.as_chunks::<LINE>();
+        let (salt, buckets) = (salt(fib), self.buckets());
+        let mut touched = 0;
+        let mut places = [0; BATCH];
+        for (place_of, address) in places.iter_mut().zip(addresses) {
+            *place_of = place(parts(*address).0, salt, buckets);
+        }
+        for place in &places {
+            touched ^= self
+                .buckets
+                .get(index(*place))
+                .map_or(0, |bucket| bucket.leaves[0]);
+        }
+        let mut some = [[0; 4]; BATCH];
+        for ((some, place), address) in some.iter_mut().zip(&places).zip(addresses) {
+            if let Some(bucket) = self.buckets.get(index(*place)) {
+                *some = bucket.select(parts(*address).0);
+            }
+        }
+        let own = u32::try_from(fib + 1).unwrap_or(0);
+        let mut words = [0; BATCH];
+        for (word, some) in words.iter_mut().zip(&some) {
+            let found = joined(*some);
+            *word = if found >> FIB == own { found } else { 0 };
+        }
+        for word in &words {
+            touched ^= lines.get(line(*word)).map_or(0, |line| u32::from(line[0]));
+        }
+        black_box(touched);
+        let long = self.long_lines(bytes, &words);
+        let mut before = [[0; 8]; BATCH];
+        for ((before, word), address) in before.iter_mut().zip(&words).zip(addresses) {
+            if let Some(line) = lines.get(line(*word)) {
+                *before = leaf::before_short(line, leaf::flip(parts(*address).1));
+            }
+        }
+        let mut all = true;
+        for ((code, word), before) in codes.iter_mut().zip(&words).zip(&before) {
+            let found = leaf::code(bytes, line(*word), false, leaf::run(*before));
+            *code = if *word == 0 { 0 } else { found };
+            all &= *code != 0;
+        }
+        if long {
+            all = true;
+            for ((code, word), address) in codes.iter_mut().zip(&words).zip(addresses) {
+                if *word & LONG != 0
+                    && let Some(ends) = lines.get(line(*word))
+                {
+                    let before = leaf::before_long(ends, leaf::flip(parts(*address).1));
+                    *code = leaf::code(bytes, line(*word), true, leaf::run(before));
+                }
+                all &= *code != 0;
+            }
+        }
+        all
+    }
+
+    /// Touches the second lines of long leaves, and returns whether there are any.
+    #[inline(always)]
+    fn long_lines(&self, bytes: &[u8], words: &[u32; BATCH]) -> bool {
+        let (lines, _) = bytes.as_chunks::<LINE>();
+        let mut touched = 0;
+        let mut any = 0;
+        for word in words {
+            any |= *word & LONG;
+            let second = line(*word) + usize::from(*word & LONG != 0);
+            touched ^= lines.get(second).map_or(0, |line| u32::from(line[0]));
+        }
+        black_box(touched);
+        any != 0
+    }
+
+    /// Brings the leaf of a FIB's addresses that begin with these bits to what it is to
+    /// be, as far as there is room.
+    pub(super) fn renew(
+        &mut self,
+        pages: &mut Pages<'_>,
+        fib: usize,
+        first: u32,
+        leaf: Option<&Leaf>,
+    ) {
+        if fib >= MAX_FIBS {
+            return;
+        }
+        let at = index(place(first, salt(fib), self.buckets()));
+        let Some(bucket) = self.buckets.get_mut(at) else {
+            return;
+        };
+        let own = u32::try_from(fib + 1).unwrap_or(0) << FIB;
+        let mut ways = bucket.firsts.iter_mut().zip(&mut bucket.leaves);
+        let there = ways.find(|(bits, word)| **bits == first && **word != 0);
+        if let Some((_, word)) = there {
+            if *word & !(LONG | PLACE) != own {
+                return;
+            }
+            let old = *word & PLACE;
+            let new = match leaf {
+                Some(leaf) => put(pages, Some(old), leaf),
+                None => {
+                    pages.free(old);
+                    None
+                }
+            };
+            *word = new.map_or(0, |word| word | own);
+            if new.is_none() {
+                self.state.leaves -= 1;
+            }
+            return;
+        }
+        let mut ways = bucket.firsts.iter_mut().zip(&mut bucket.leaves);
+        if let Some(leaf) = leaf
+            && let Some((bits, word)) = ways.find(|(_, word)| **word == 0)
+            && let Some(new) = put(pages, None, leaf)
+        {
+            (*bits, *word) = (first, new | own);
+            self.state.leaves += 1;
+        }
+    }
+}
+
+/// Writes a leaf in the place of an old one, which is given back; so it is when there is
+/// no room for the new one.
+fn put(pages: &mut Pages<'_>, old: Option<u32>, leaf: &Leaf) -> Option<u32> {
+    let lines = 1 + u32::from(leaf.is_long());
+    let granules = index(lines) * (LINE / GRANULE);
+    let block = pages.refit(old, granules);
+    // A block of another size may not begin with a line.
+    let fits = block.filter(|block| index(*block).is_multiple_of(LINE / GRANULE));
+    let Some(block) = fits else {
+        if let Some(unfit) = block.or(old) {
+            pages.free(unfit);
+        }
+        return None;
+    };
+    let at = index(block) * GRANULE;
+    leaf.write(pages.bytes.get_mut(at..).unwrap_or_default());
+    Some(block | if leaf.is_long() { LONG } else { 0 })
+}
