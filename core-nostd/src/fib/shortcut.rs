@@ -171,15 +171,23 @@ impl Shortcuts<'_> {
         }
         let own = u32::try_from(fib + 1).unwrap_or(0);
         let mut words = [0; BATCH];
+        let mut any = 0;
         for (word, some) in words.iter_mut().zip(&some) {
             let found = joined(*some);
             *word = if found >> FIB == own { found } else { 0 };
+            any |= *word;
         }
         for word in &words {
             touched ^= lines.get(line(*word)).map_or(0, |line| u32::from(line[0]));
         }
+        let long = any & LONG != 0;
+        if long {
+            for word in &words {
+                let second = line(*word) + usize::from(*word & LONG != 0);
+                touched ^= lines.get(second).map_or(0, |line| u32::from(line[0]));
+            }
+        }
         black_box(touched);
-        let long = self.long_lines(bytes, &words);
         let mut before = [[0; 8]; BATCH];
         for ((before, word), address) in before.iter_mut().zip(&words).zip(addresses) {
             if let Some(line) = lines.get(line(*word)) {
@@ -193,33 +201,10 @@ impl Shortcuts<'_> {
             all &= *code != 0;
         }
         if long {
-            all = true;
-            for ((code, word), address) in codes.iter_mut().zip(&words).zip(addresses) {
-                if *word & LONG != 0
-                    && let Some(ends) = lines.get(line(*word))
-                {
-                    let before = leaf::before_long(ends, leaf::flip(parts(*address).1));
-                    *code = leaf::code(bytes, line(*word), true, leaf::run(before));
-                }
-                all &= *code != 0;
-            }
+            long_codes(bytes, &words, addresses, codes)
+        } else {
+            all
         }
-        all
-    }
-
-    /// Touches the second lines of long leaves, and returns whether there are any.
-    #[inline(always)]
-    fn long_lines(&self, bytes: &[u8], words: &[u32; BATCH]) -> bool {
-        let (lines, _) = bytes.as_chunks::<LINE>();
-        let mut touched = 0;
-        let mut any = 0;
-        for word in words {
-            any |= *word & LONG;
-            let second = line(*word) + usize::from(*word & LONG != 0);
-            touched ^= lines.get(second).map_or(0, |line| u32::from(line[0]));
-        }
-        black_box(touched);
-        any != 0
     }
 
     /// Brings the leaf of a FIB's addresses that begin with these bits to what it is to
@@ -270,6 +255,27 @@ impl Shortcuts<'_> {
     }
 }
 
+/// The codes of those in a batch that have long leaves. Returns whether all have one.
+fn long_codes(
+    bytes: &[u8],
+    words: &[u32; BATCH],
+    addresses: &[u128; BATCH],
+    codes: &mut [u32; BATCH],
+) -> bool {
+    let (lines, _) = bytes.as_chunks::<LINE>();
+    let mut all = true;
+    for ((code, word), address) in codes.iter_mut().zip(words).zip(addresses) {
+        if *word & LONG != 0
+            && let Some(ends) = lines.get(line(*word))
+        {
+            let before = leaf::before_long(ends, leaf::flip(parts(*address).1));
+            *code = leaf::code(bytes, line(*word), true, leaf::run(before));
+        }
+        all &= *code != 0;
+    }
+    all
+}
+
 /// Writes a leaf in the place of an old one, which is given back; so it is when there is
 /// no room for the new one.
 fn put(pages: &mut Pages<'_>, old: Option<u32>, leaf: &Leaf) -> Option<u32> {
@@ -287,4 +293,12 @@ fn put(pages: &mut Pages<'_>, old: Option<u32>, leaf: &Leaf) -> Option<u32> {
     let at = index(block) * GRANULE;
     leaf.write(pages.bytes.get_mut(at..).unwrap_or_default());
     Some(block | if leaf.is_long() { LONG } else { 0 })
+}
+
+#[cfg(test)]
+impl Shortcuts<'_> {
+    /// Leaves in use.
+    pub(super) fn leaves(&self) -> u32 {
+        self.state.leaves
+    }
 }

@@ -12,6 +12,7 @@ use super::*;
 
 mod limits;
 mod model;
+mod shortcut;
 mod work;
 
 /// A small pseudo-random generator (splitmix64), so that a failure repeats.
