@@ -51,9 +51,6 @@ pub trait Bits: Copy + Eq + Ord + FromZeros + Immutable + 'static {
 
     /// Addresses of 32 bits as such, `None` for others.
     fn all_v4(addresses: &[Self]) -> Option<&[u32]>;
-
-    /// Addresses of 128 bits as such, `None` for others.
-    fn all_v6(addresses: &[Self]) -> Option<&[u128]>;
 }
 
 impl Bits for u32 {
@@ -130,10 +127,6 @@ impl Bits for u32 {
     fn all_v4(addresses: &[Self]) -> Option<&[u32]> {
         Some(addresses)
     }
-
-    fn all_v6(_addresses: &[Self]) -> Option<&[u128]> {
-        None
-    }
 }
 
 impl Bits for u128 {
@@ -206,10 +199,6 @@ impl Bits for u128 {
 
     fn all_v4(_addresses: &[Self]) -> Option<&[u32]> {
         None
-    }
-
-    fn all_v6(addresses: &[Self]) -> Option<&[u128]> {
-        Some(addresses)
     }
 }
 

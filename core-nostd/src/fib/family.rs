@@ -7,7 +7,8 @@ use super::node::{CODES, INDEX, NODE, Nodes, SKIP, STORE, Slot, is_node};
 use super::store::{Link, Store};
 
 /// IPv6 tables that have fewer prefixes are mostly in caches: their batches' walks
-/// are done one by one, which takes fewer instructions.
+/// are done one by one, which takes fewer instructions; and so are shortcuts, which
+/// are so short that the processor has several under way by itself.
 const APART: u32 = if cfg!(test) { 20 } else { 1 << 16 };
 /// Root slots that 16 bits choose.
 pub(super) const WIDE: usize = 1 << 16;
@@ -224,15 +225,9 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             self.find_all_v4(nodes, (fib, table), of_v4, codes);
             return;
         }
-        if let Some(of_v6) = B::all_v6(addresses)
-            && nodes.shortcuts.any()
-        {
-            self.find_all_v6(nodes, fib, of_v6, codes);
-            return;
-        }
         let batches = addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH));
         for (addresses, codes) in batches {
-            if B::WIDTH > 32 && self.store.len() < APART {
+            if B::WIDTH > 32 && (nodes.shortcuts.any() || self.store.len() < APART) {
                 for (address, code) in addresses.iter().zip(codes) {
                     *code = self.find(nodes, fib, *address);
                 }
@@ -280,30 +275,6 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                 if *code == 0 {
                     let address = B::from_wide(u128::from(*address) << 96);
                     *code = self.find_by_steps(nodes, fib, address);
-                }
-            }
-        }
-    }
-
-    /// By shortcuts, and those that have none in batches of their own.
-    fn find_all_v6(&self, nodes: &Nodes<'_>, fib: usize, addresses: &[u128], codes: &mut [u32]) {
-        for (addresses, codes) in addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH)) {
-            let bytes = &*nodes.pages.bytes;
-            let all = match (addresses.first_chunk(), codes.first_chunk_mut()) {
-                (Some(addresses), Some(codes)) => {
-                    nodes.shortcuts.find_batch(bytes, fib, addresses, codes)
-                }
-                _ => {
-                    codes.fill(0);
-                    false
-                }
-            };
-            if all {
-                continue;
-            }
-            for (address, code) in addresses.iter().zip(codes) {
-                if *code == 0 {
-                    *code = self.find_by_steps(nodes, fib, B::from_wide(*address));
                 }
             }
         }

@@ -169,18 +169,17 @@ impl Leaf {
     }
 }
 
-/// Of eight lanes, how many ends are before a number; each lane counts two of a short leaf.
-#[inline(always)]
-pub(super) fn before_short(line: &[u8; LINE], number: i16) -> [i16; 8] {
-    let [ends @ .., _, _]: [[i16; 8]; 4] = zerocopy::transmute!(*line);
-    lanes(&ends, number)
-}
-
-/// The same, of the first line of a long leaf.
-#[inline(always)]
-pub(super) fn before_long(line: &[u8; LINE], number: i16) -> [i16; 8] {
+/// How many ends of a leaf's first line are before a number, in eight lanes. A call, for
+/// of what it sees the sum of the compiler makes scalar code.
+#[inline(never)]
+pub(super) fn before(line: &[u8; LINE], number: i16, long: bool) -> [i16; 8] {
     let ends: [[i16; 8]; 4] = zerocopy::transmute!(*line);
-    lanes(&ends, number)
+    let [first, second, ..] = ends;
+    if long {
+        lanes(&ends, number)
+    } else {
+        lanes(&[first, second], number)
+    }
 }
 
 #[inline(always)]

@@ -7,11 +7,8 @@
 //! never wrong. Only prefixes of 32 bits and more are in leaves: shorter ones come and
 //! go without a look at them.
 
-use core::hint::black_box;
-
 use zerocopy::{FromZeros, Immutable};
 
-use super::batch::BATCH;
 use super::leaf::{self, LINE, Leaf};
 use super::node::index;
 use super::pages::{GRANULE, Pages};
@@ -46,11 +43,18 @@ pub(super) struct Shortcuts<'a> {
     pub(super) state: &'a mut State,
 }
 
-/// The first 32 bits, and the 16 behind them.
+/// The first 32 bits.
 #[inline(always)]
-fn parts(address: u128) -> (u32, u16) {
-    let [a, b, c, d, e, f, ..] = address.to_be_bytes();
-    (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]))
+fn first(address: u128) -> u32 {
+    let [.., a, b, c, d] = (address >> 96).to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// The 16 bits behind them, as leaves compare them.
+#[inline(always)]
+fn next(address: u128) -> i16 {
+    let [.., a, b] = (address >> 80).to_be_bytes();
+    leaf::flip(u16::from_be_bytes([a, b]))
 }
 
 /// Among so many buckets the one of these bits.
@@ -116,11 +120,9 @@ impl Shortcuts<'_> {
     /// The code of an address, or 0.
     #[inline(always)]
     pub(super) fn find(&self, bytes: &[u8], fib: usize, address: u128) -> u32 {
-        let (first, next) = parts(address);
-        let bucket = self
-            .buckets
-            .get(index(place(first, salt(fib), self.buckets())));
-        let word = bucket.map_or(0, |bucket| joined(bucket.select(first)));
+        let place = place(first(address), salt(fib), self.buckets());
+        let bucket = self.buckets.get(index(place));
+        let word = bucket.map_or(0, |bucket| joined(bucket.select(first(address))));
         if index(word >> FIB) != fib + 1 {
             return 0;
         }
@@ -129,82 +131,8 @@ impl Shortcuts<'_> {
             return 0;
         };
         let long = word & LONG != 0;
-        let number = leaf::flip(next);
-        let before = if long {
-            leaf::before_long(ends, number)
-        } else {
-            leaf::before_short(ends, number)
-        };
+        let before = leaf::before(ends, next(address), long);
         leaf::code(bytes, line(word), long, leaf::run(before))
-    }
-
-    /// The codes of a batch, 0 where there is none. Returns whether all are there.
-    ///
-    /// As in `batch.rs`, each loop does one thing for all. Sums of vectors are in the
-    /// loop behind the one that makes them: the compiler keeps these vectors then.
-    #[inline(never)]
-    pub(super) fn find_batch(
-        &self,
-        bytes: &[u8],
-        fib: usize,
-        addresses: &[u128; BATCH],
-        codes: &mut [u32; BATCH],
-    ) -> bool {
-        let (lines, _) = bytes.as_chunks::<LINE>();
-        let (salt, buckets) = (salt(fib), self.buckets());
-        let mut touched = 0;
-        let mut places = [0; BATCH];
-        for (place_of, address) in places.iter_mut().zip(addresses) {
-            *place_of = place(parts(*address).0, salt, buckets);
-        }
-        for place in &places {
-            touched ^= self
-                .buckets
-                .get(index(*place))
-                .map_or(0, |bucket| bucket.leaves[0]);
-        }
-        let mut some = [[0; 4]; BATCH];
-        for ((some, place), address) in some.iter_mut().zip(&places).zip(addresses) {
-            if let Some(bucket) = self.buckets.get(index(*place)) {
-                *some = bucket.select(parts(*address).0);
-            }
-        }
-        let own = u32::try_from(fib + 1).unwrap_or(0);
-        let mut words = [0; BATCH];
-        let mut any = 0;
-        for (word, some) in words.iter_mut().zip(&some) {
-            let found = joined(*some);
-            *word = if found >> FIB == own { found } else { 0 };
-            any |= *word;
-        }
-        for word in &words {
-            touched ^= lines.get(line(*word)).map_or(0, |line| u32::from(line[0]));
-        }
-        let long = any & LONG != 0;
-        if long {
-            for word in &words {
-                let second = line(*word) + usize::from(*word & LONG != 0);
-                touched ^= lines.get(second).map_or(0, |line| u32::from(line[0]));
-            }
-        }
-        black_box(touched);
-        let mut before = [[0; 8]; BATCH];
-        for ((before, word), address) in before.iter_mut().zip(&words).zip(addresses) {
-            if let Some(line) = lines.get(line(*word)) {
-                *before = leaf::before_short(line, leaf::flip(parts(*address).1));
-            }
-        }
-        let mut all = true;
-        for ((code, word), before) in codes.iter_mut().zip(&words).zip(&before) {
-            let found = leaf::code(bytes, line(*word), false, leaf::run(*before));
-            *code = if *word == 0 { 0 } else { found };
-            all &= *code != 0;
-        }
-        if long {
-            long_codes(bytes, &words, addresses, codes)
-        } else {
-            all
-        }
     }
 
     /// Brings the leaf of a FIB's addresses that begin with these bits to what it is to
@@ -253,27 +181,6 @@ impl Shortcuts<'_> {
             self.state.leaves += 1;
         }
     }
-}
-
-/// The codes of those in a batch that have long leaves. Returns whether all have one.
-fn long_codes(
-    bytes: &[u8],
-    words: &[u32; BATCH],
-    addresses: &[u128; BATCH],
-    codes: &mut [u32; BATCH],
-) -> bool {
-    let (lines, _) = bytes.as_chunks::<LINE>();
-    let mut all = true;
-    for ((code, word), address) in codes.iter_mut().zip(words).zip(addresses) {
-        if *word & LONG != 0
-            && let Some(ends) = lines.get(line(*word))
-        {
-            let before = leaf::before_long(ends, leaf::flip(parts(*address).1));
-            *code = leaf::code(bytes, line(*word), true, leaf::run(before));
-        }
-        all &= *code != 0;
-    }
-    all
 }
 
 /// Writes a leaf in the place of an old one, which is given back; so it is when there is
