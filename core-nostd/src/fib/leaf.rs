@@ -31,6 +31,9 @@ const LOOKED_AT: usize = 64;
 /// Bytes of a short leaf; a long one has twice as many.
 pub(super) const LINE: usize = 64;
 
+/// Bytes of the ends, or of the codes, of a short leaf.
+const HALF: usize = 2 * SHORT;
+
 /// Flips the bit that makes signed numbers order as unsigned ones.
 #[inline(always)]
 pub(super) fn flip(number: u16) -> i16 {
@@ -160,11 +163,13 @@ impl Leaf {
 
     /// Writes it to its lines.
     pub(super) fn write(&self, bytes: &mut [u8]) {
-        let runs = if self.is_long() { LONG } else { SHORT };
-        let ends = self.ends.get(..runs).unwrap_or_default().as_bytes();
-        let codes = self.codes.get(..runs).unwrap_or_default().as_bytes();
-        for (byte, new) in bytes.iter_mut().zip(ends.iter().chain(codes)) {
-            *byte = *new;
+        let (ends, _) = self.ends.as_bytes().as_chunks::<HALF>();
+        let (codes, _) = self.codes.as_bytes().as_chunks::<HALF>();
+        let halves = if self.is_long() { 2 } else { 1 };
+        let halves = ends.iter().take(halves).chain(codes.iter().take(halves));
+        let (places, _) = bytes.as_chunks_mut::<HALF>();
+        for (place, half) in places.iter_mut().zip(halves) {
+            *place = *half;
         }
     }
 }
