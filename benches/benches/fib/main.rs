@@ -10,14 +10,14 @@
 mod contenders;
 #[cfg(feature = "peer-dpdk")]
 mod dpdk;
+mod measuring;
 mod plot;
 mod routes;
 
 use std::time::{Duration, Instant};
 
-use nix::time::ClockId;
-
 use contenders::{Culvert, IpNetworkTable, Iptrie, OneByOne, PoptrieCrate, PrefixTrie, Table};
+use measuring::{Options, median, nanoseconds, on_cpu, time, wrong};
 use plot::Line;
 use routes::{Draw, Key, Random, Route, answers, keys, routes};
 
@@ -37,31 +37,8 @@ struct Figures {
     updates: Option<(f64, f64)>,
 }
 
-struct Options {
-    family: Option<String>,
-    size: Option<usize>,
-    rounds: usize,
-    record: bool,
-}
-
 fn main() {
-    let mut options = Options {
-        family: None,
-        size: None,
-        rounds: 9,
-        record: false,
-    };
-    for argument in std::env::args().skip(1) {
-        if let Some(rounds) = argument.strip_prefix("rounds=") {
-            options.rounds = rounds.parse().expect("rounds=N");
-        } else if argument == "record" {
-            options.record = true;
-        } else if let Ok(size) = argument.parse() {
-            options.size = Some(size);
-        } else if argument.starts_with("ipv") {
-            options.family = Some(argument);
-        }
-    }
+    let options = Options::parse();
     let mut lines = Vec::new();
     family::<u32>(&options, v4_tables, &mut lines);
     family::<u128>(&options, v6_tables, &mut lines);
@@ -99,22 +76,16 @@ fn family<K: Key>(
     tables: fn() -> Vec<Box<dyn Table<K>>>,
     lines: &mut Vec<Line>,
 ) {
-    let wanted = options.family.as_deref();
-    if wanted.is_some_and(|family| !family.eq_ignore_ascii_case(K::NAME)) {
-        return;
-    }
-    for size in K::SIZES {
-        if options.size.is_none_or(|wanted| wanted == *size) {
-            let figures = measure(*size, tables(), options.rounds);
-            report::<K>(*size, &figures);
-            lines.extend(figures.iter().map(|figures| Line {
-                family: K::NAME,
-                routes: *size,
-                table: figures.name,
-                lookups: figures.lookups.each_ref().map(|values| median(values)),
-                updates: figures.updates,
-            }));
-        }
+    for size in options.sizes::<K>() {
+        let figures = measure(size, tables(), options.rounds);
+        report::<K>(size, &figures);
+        lines.extend(figures.iter().map(|figures| Line {
+            family: K::NAME,
+            routes: size,
+            table: figures.name,
+            lookups: figures.lookups.each_ref().map(|values| median(values)),
+            updates: figures.updates,
+        }));
     }
 }
 
@@ -170,26 +141,6 @@ fn measure<K: Key>(size: usize, tables: Vec<Box<dyn Table<K>>>, rounds: usize) -
     figures.collect()
 }
 
-fn wrong(found: &[u32], right: &[u32]) -> usize {
-    found.iter().zip(right).filter(|(a, b)| a != b).count()
-}
-
-fn time(count: usize, run: impl FnOnce()) -> f64 {
-    let began = on_cpu();
-    run();
-    nanoseconds(on_cpu() - began) / f64::from(u32::try_from(count).expect("32 bits"))
-}
-
-/// The processor's time that this process has had: what others take is not counted.
-fn on_cpu() -> Duration {
-    let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
-    clock.now().expect("every kernel has this clock").into()
-}
-
-fn nanoseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e9
-}
-
 /// Nanoseconds an update of the processor's time, and the 99.9th percentile of single
 /// ones by the clock on the wall.
 fn updates<K: Key>(table: &mut dyn Table<K>, routes: &[Route<K>]) -> (f64, f64) {
@@ -230,12 +181,6 @@ fn resident() -> usize {
         .nth(1)
         .and_then(|pages| pages.parse::<usize>().ok());
     pages.expect("a number of pages") * 4096
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A table of medians, with what each takes of the first one's time as a ratio.
