@@ -6,7 +6,8 @@
 //!   under valgrind; it needs `cargo install gungraun-runner` and valgrind.
 //! - `cargo bench -p culvert-benches --bench fib` times the FIB beside other
 //!   longest-prefix matchers, and `--bench fib_instructions` counts its instructions
-//!   and fails when they changed; it needs valgrind.
+//!   and fails when they changed; it needs valgrind. `--bench fib_candidates` times
+//!   the structures that the FIB's was chosen from, as static tables.
 //! - `cargo bench -p culvert-benches --bench offload` times segmentation in software
 //!   beside a copy of the bytes.
 //!
