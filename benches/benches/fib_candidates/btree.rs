@@ -30,8 +30,13 @@ fn lane_64(key: u64) -> i64 {
     (key ^ 1 << 63).cast_signed()
 }
 
+/// Begins with a line of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Node<L, const N: usize>([L; N]);
+
 pub struct Tree<L, const N: usize> {
-    nodes: Vec<[L; N]>,
+    nodes: Vec<Node<L, N>>,
     /// Where levels begin, the root's first.
     levels: Vec<usize>,
     hops: Vec<u16>,
@@ -60,9 +65,9 @@ impl<L: Lane, const N: usize> Tree<L, N> {
     fn new(starts: Vec<L>, mut hops: Vec<u16>, longer: Longer) -> Self {
         // What fills nodes up is above any key that is looked for.
         assert!(starts.iter().all(|start| *start != L::MAX));
-        let leaves: Vec<[L; N]> = starts.chunks(N).map(filled).collect();
+        let leaves: Vec<Node<L, N>> = starts.chunks(N).map(filled).collect();
         hops.resize(leaves.len() * N, 0);
-        let mut firsts: Vec<L> = leaves.iter().map(|leaf| leaf[0]).collect();
+        let mut firsts: Vec<L> = leaves.iter().map(|leaf| leaf.0[0]).collect();
         let mut levels = vec![leaves];
         while firsts.len() > 1 {
             let level = firsts.chunks(N + 1).map(|children| filled(&children[1..]));
@@ -91,7 +96,7 @@ impl<L: Lane, const N: usize> Tree<L, N> {
     #[inline(always)]
     fn count(&self, level: usize, node: u32, key: L) -> u32 {
         let keys = &self.nodes[level + node as usize];
-        keys.iter().map(|other| u32::from(*other <= key)).sum()
+        keys.0.iter().map(|other| u32::from(*other <= key)).sum()
     }
 
     /// The next hop's place.
@@ -127,8 +132,9 @@ impl<L: Lane, const N: usize> Tree<L, N> {
     }
 }
 
-fn filled<L: Lane, const N: usize>(keys: &[L]) -> [L; N] {
-    std::array::from_fn(|index| keys.get(index).copied().unwrap_or(L::MAX))
+fn filled<L: Lane, const N: usize>(keys: &[L]) -> Node<L, N> {
+    let key = |index| keys.get(index).copied().unwrap_or(L::MAX);
+    Node(std::array::from_fn(key))
 }
 
 impl<const N: usize> Candidate<u32> for Tree<i32, N> {

@@ -60,7 +60,6 @@ fn main() {
         "family,routes,table,hop bits,random,skewed,dependent,bytes,wrong\n".to_owned();
     family::<u32>(&options, v4_tables, &mut record);
     family::<u128>(&options, v6_tables, &mut record);
-    println!("\n{} MB on huge pages", huge_pages() >> 10);
     if options.record {
         let huge = std::env::var("GLIBC_TUNABLES").is_ok_and(|all| all.contains("hugetlb=1"));
         let name = if huge { "-huge" } else { "" };
@@ -103,8 +102,9 @@ fn v6_tables(routes: &[Route<u128>]) -> Tables<u128> {
 fn family<K: Key>(options: &Options, tables: fn(&[Route<K>]) -> Tables<K>, record: &mut String) {
     for size in options.sizes::<K>() {
         let routes = routes::<K>(size);
-        let figures = measure(&routes, tables(&routes), options.rounds);
-        report::<K>(size, &figures);
+        let tables = tables(&routes);
+        let figures = measure(&routes, &tables, options.rounds);
+        report::<K>(size, &figures, huge_pages() >> 10);
         for line in &figures {
             let [random, skewed, dependent] = line.lookups.each_ref().map(|v| median(v));
             writeln!(
@@ -121,14 +121,14 @@ fn family<K: Key>(options: &Options, tables: fn(&[Route<K>]) -> Tables<K>, recor
     }
 }
 
-fn measure<K: Key>(routes: &[Route<K>], tables: Tables<K>, rounds: usize) -> Vec<Figures> {
+fn measure<K: Key>(routes: &[Route<K>], tables: &Tables<K>, rounds: usize) -> Vec<Figures> {
     let random = keys(routes, Draw::Random, KEYS);
     let skewed = keys(routes, Draw::Skewed, KEYS);
     let edges = edges(routes);
     let checked = [&random, &skewed, &edges].map(|keys| (keys, answers(routes, keys)));
     let mut found = vec![0; KEYS];
     let mut measured = Vec::new();
-    for table in &tables {
+    for table in tables {
         for staged in [false, true]
             .into_iter()
             .take(1 + usize::from(table.is_staged()))
@@ -192,10 +192,10 @@ fn ask<K: Key>(table: &dyn Candidate<K>, staged: bool, keys: &[K], found: &mut [
 }
 
 /// A table of medians, with what each takes of the first one's time as a ratio.
-fn report<K: Key>(size: usize, figures: &[Figures]) {
+fn report<K: Key>(size: usize, figures: &[Figures], huge: usize) {
     let first = &figures[0];
     println!(
-        "\n{} {size} routes: ns a lookup (times {}'s), medians",
+        "\n{} {size} routes: ns a lookup (times {}'s), medians; {huge} MB of all on huge pages",
         K::NAME,
         first.name
     );
