@@ -5,8 +5,9 @@
 //! `cargo bench -p culvert-benches --bench fib_candidates -- [ipv4|ipv6] [ROUTES]
 //! [rounds=N] [record]`. With `record` it writes the medians to
 //! `results/fib-candidates.csv`. With `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` tables
-//! of 2 MB and more are on huge pages where the kernel gives them, and the record is
-//! `fib-candidates-huge.csv`.
+//! of 2 MB and more are on huge pages and the record is `fib-candidates-huge.csv`; with
+//! glibc 2.36 some processes ask for none all the same, so see the MB that are printed,
+//! and run it again.
 //!
 //! A candidate is built from all routes at once and cannot change. Each is asked for
 //! one key after the other, and most also by 64 keys that take each step together
