@@ -317,7 +317,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                         touched ^= if walk.found >= STORE {
                             self.store.touch(walk.found & INDEX)
                         } else {
-                            u32::from(nodes.touch(Nodes::unit(walk.found, 0)))
+                            nodes.touch(Nodes::unit(walk.found, 0))
                         };
                         if let Some(place) = active.get_mut(left) {
                             *place = number;

@@ -61,7 +61,7 @@ fn next(address: u128) -> i16 {
 #[inline(always)]
 fn place(first: u32, salt: u32, buckets: u64) -> u32 {
     let hash = (first ^ salt).wrapping_mul(0x9e37_79b1);
-    let [.., a, b, c, d] = (u64::from(hash) * buckets >> 32).to_be_bytes();
+    let [.., a, b, c, d] = ((u64::from(hash) * buckets) >> 32).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
 

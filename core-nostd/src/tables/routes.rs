@@ -26,14 +26,14 @@ impl Value for RouteEntry {
         match self.next_hop {
             NextHop::Blackhole => BLACKHOLE,
             NextHop::Host => HOST,
-            NextHop::Endpoint(port) => PORTS | port.0 & (PORTS - 1),
+            NextHop::Endpoint(port) => PORTS | (port.0 & (PORTS - 1)),
             NextHop::Peer { peer, encap } => {
                 let tunnel = match encap {
                     Encap::Vxlan => 1,
                     Encap::Ipip => 2,
                     Encap::Direct => 3,
                 };
-                tunnel * PEERS | peer.0 & (PEERS - 1)
+                (tunnel * PEERS) | (peer.0 & (PEERS - 1))
             }
         }
     }
