@@ -21,8 +21,9 @@ pub trait Table<K: Key> {
         true
     }
 
-    /// What it says of its memory, when it does.
-    fn memory(&self) -> Option<String> {
+    /// The bytes of what lookups read and of all, where the table knows; others are
+    /// measured by what they allocated.
+    fn memory(&self) -> Option<[usize; 2]> {
         None
     }
 
@@ -72,15 +73,11 @@ impl<K: Key> Table<K> for Culvert {
         self.fib.remove(0, Prefix { bits, length });
     }
 
-    fn memory(&self) -> Option<String> {
+    /// Its storage is one allocation of which it uses what it says.
+    fn memory(&self) -> Option<[usize; 2]> {
         let usage = self.fib.usage();
-        let routes = usize::try_from(self.fib.len()).expect("a size");
-        Some(format!(
-            "store {} B a prefix, lookup {:.2} MB{}",
-            usage.store / routes,
-            mb(usage.lookup),
-            if usage.pressed { ", pressed" } else { "" }
-        ))
+        assert!(!usage.pressed, "room for the whole lookup structure");
+        Some([usage.lookup, usage.lookup + usage.store])
     }
 
     fn many(&self, keys: &[K], answers: &mut [u32]) {
@@ -108,10 +105,10 @@ impl<K: Key> Table<K> for OneByOne {
     fn remove(&mut self, bits: K, length: u8) {
         Table::remove(&mut self.0, bits, length);
     }
-}
 
-fn mb(bytes: usize) -> f64 {
-    f64::from(u32::try_from(bytes >> 10).expect("below 4 TB")) / 1024.0
+    fn memory(&self) -> Option<[usize; 2]> {
+        Table::<K>::memory(&self.0)
+    }
 }
 
 /// The crate poptrie, which builds from all routes at once in reasonable time only.
@@ -218,9 +215,9 @@ macro_rules! crates {
 
             fn insert(&mut self, bits: $key, length: u8, next_hop: u32) {
                 let prefix = <$prefix>::new($address(bits), length).expect("a prefix");
-                if let Some(table) = &mut self.0 {
-                    table.insert(prefix, next_hop);
-                }
+                // Made here, so that its memory is counted.
+                let empty = || iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 10);
+                self.0.get_or_insert_with(empty).insert(prefix, next_hop);
             }
 
             fn remove(&mut self, _bits: $key, _length: u8) {}

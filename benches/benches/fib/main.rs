@@ -12,6 +12,7 @@ mod contenders;
 mod dpdk;
 mod measuring;
 mod plot;
+mod readme;
 mod routes;
 
 use std::time::{Duration, Instant};
@@ -20,6 +21,10 @@ use contenders::{Culvert, IpNetworkTable, Iptrie, OneByOne, PoptrieCrate, Prefix
 use measuring::{Options, median, nanoseconds, on_cpu, time, wrong};
 use plot::Line;
 use routes::{Draw, Key, Random, Route, answers, keys, routes};
+
+/// Counts what tables allocate.
+#[global_allocator]
+static ALLOCATED: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
 /// Keys in a round: more than what caches hold of the large tables.
 const KEYS: usize = 1 << 20;
@@ -32,8 +37,8 @@ struct Figures {
     /// Nanoseconds a lookup: random, skewed, dependent.
     lookups: [Vec<f64>; 3],
     wrong: usize,
-    resident: usize,
-    memory: Option<String>,
+    /// Bytes of what lookups read, and of all.
+    memory: [usize; 2],
     updates: Option<(f64, f64)>,
 }
 
@@ -44,30 +49,29 @@ fn main() {
     family::<u128>(&options, v6_tables, &mut lines);
     if options.record {
         plot::record(&lines);
+        readme::write(&lines);
     }
 }
 
 fn v4_tables() -> Vec<Box<dyn Table<u32>>> {
-    let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 20);
     vec![
         Box::new(Culvert::new()),
         Box::new(OneByOne(Culvert::new())),
         Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv4Net>(prefix_trie::PrefixMap::new())),
-        Box::new(Iptrie::<iptrie::Ipv4Prefix>(Some(map), None)),
+        Box::new(Iptrie::<iptrie::Ipv4Prefix>(None, None)),
     ]
 }
 
 fn v6_tables() -> Vec<Box<dyn Table<u128>>> {
-    let map = iptrie::map::RTrieMap::with_root_and_capacity(0, 1 << 18);
     vec![
         Box::new(Culvert::new()),
         Box::new(OneByOne(Culvert::new())),
         Box::new(PoptrieCrate(Vec::new(), poptrie::Poptrie::new())),
         Box::new(IpNetworkTable(ip_network_table::IpNetworkTable::new())),
         Box::new(PrefixTrie::<ipnet::Ipv6Net>(prefix_trie::PrefixMap::new())),
-        Box::new(Iptrie::<iptrie::Ipv6Prefix>(Some(map), None)),
+        Box::new(Iptrie::<iptrie::Ipv6Prefix>(None, None)),
     ]
 }
 
@@ -85,6 +89,7 @@ fn family<K: Key>(
             table: figures.name,
             lookups: figures.lookups.each_ref().map(|values| median(values)),
             updates: figures.updates,
+            memory: figures.memory.map(mb),
         }));
     }
 }
@@ -99,18 +104,18 @@ fn measure<K: Key>(size: usize, tables: Vec<Box<dyn Table<K>>>, rounds: usize) -
     let mut found = vec![0; KEYS];
     let mut measured = Vec::new();
     for mut table in tables {
-        let before = resident();
+        let before = ALLOCATED.current_usage();
         for (bits, length, next_hop) in &routes {
             table.insert(*bits, *length, *next_hop);
         }
         table.ready();
+        let allocated = ALLOCATED.current_usage().saturating_sub(before);
         table.many(&random, &mut found);
         let figures = Figures {
             name: table.name(),
             lookups: Default::default(),
             wrong: wrong(&found, &right),
-            resident: resident().saturating_sub(before),
-            memory: table.memory(),
+            memory: table.memory().unwrap_or([allocated; 2]),
             updates: None,
         };
         measured.push((table, figures));
@@ -173,14 +178,9 @@ fn updates<K: Key>(table: &mut dyn Table<K>, routes: &[Route<K>]) -> (f64, f64) 
     (mean, single[single.len() - 1 - single.len() / 1000])
 }
 
-/// Resident memory of this process, in bytes.
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
-    let pages = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<usize>().ok());
-    pages.expect("a number of pages") * 4096
+/// Millions of bytes.
+fn mb(bytes: usize) -> f64 {
+    f64::from(u32::try_from(bytes / 1000).expect("below 4 TB")) / 1000.0
 }
 
 /// A table of medians, with what each takes of the first one's time as a ratio.
@@ -190,8 +190,16 @@ fn report<K: Key>(size: usize, figures: &[Figures]) {
         K::NAME
     );
     println!(
-        "  {:<18}{:>17}{:>17}{:>17}{:>12}{:>11}{:>10}{:>8}",
-        "", "random", "skewed", "dependent", "ns/update", "p99.9 µs", "B/prefix", "wrong"
+        "  {:<18}{:>17}{:>17}{:>17}{:>12}{:>11}{:>11}{:>9}{:>8}",
+        "",
+        "random",
+        "skewed",
+        "dependent",
+        "ns/update",
+        "p99.9 µs",
+        "lookup MB",
+        "all MB",
+        "wrong"
     );
     let ours: Vec<f64> = figures[0].lookups.iter().map(|v| median(v)).collect();
     for line in figures {
@@ -212,7 +220,7 @@ fn report<K: Key>(size: usize, figures: &[Figures]) {
             Some((mean, worst)) => print!("{mean:>12.0}{:>11.1}", worst / 1000.0),
             None => print!("{:>12}{:>11}", "-", "-"),
         }
-        let memory = line.memory.as_deref().unwrap_or("");
-        println!("{:>10}{:>8}  {memory}", line.resident / size, line.wrong);
+        let [lookup, all] = line.memory.map(mb);
+        println!("{lookup:>11.2}{all:>9.2}{:>8}", line.wrong);
     }
 }

@@ -14,6 +14,8 @@ pub struct Line {
     pub lookups: [f64; 3],
     /// Nanoseconds an update: mean, and the 99.9th percentile.
     pub updates: Option<(f64, f64)>,
+    /// Megabytes of what lookups read, and of all.
+    pub memory: [f64; 2],
 }
 
 const DRAWS: [&str; 3] = ["random", "skewed", "dependent"];
@@ -39,7 +41,9 @@ pub fn record(lines: &[Line]) {
 }
 
 fn table(lines: &[Line]) -> String {
-    let mut text = "family,routes,table,random,skewed,dependent,update,update p99.9\n".to_owned();
+    let mut text =
+        "family,routes,table,random,skewed,dependent,update,update p99.9,lookup MB,all MB\n"
+            .to_owned();
     for line in lines {
         let [random, skewed, dependent] = line.lookups;
         let (mean, worst) = line.updates.unwrap_or((f64::NAN, f64::NAN));
@@ -50,7 +54,12 @@ fn table(lines: &[Line]) -> String {
             line.table.replace(',', "")
         );
         let lookups = format!("{random:.2},{skewed:.2},{dependent:.2}");
-        writeln!(text, "{start},{lookups},{mean:.0},{worst:.0}").expect("a string takes all");
+        let [lookup, all] = line.memory;
+        writeln!(
+            text,
+            "{start},{lookups},{mean:.0},{worst:.0},{lookup:.2},{all:.2}"
+        )
+        .expect("a string takes all");
     }
     text
 }
@@ -118,7 +127,7 @@ fn plot(
 }
 
 /// What the machine is, of what the kernel says.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let field = |text: &str, name: &str| {
