@@ -14,7 +14,7 @@ use super::pages::{GRANULE, Pages};
 use super::shortcut::Shortcuts;
 use super::steps;
 use super::store::Link;
-use super::unit::{self, FLAT, FLAT_WIDE, WIDE};
+use super::unit::{self, FLAT, FLAT_WIDE, Runs, Stretch, WIDE};
 
 /// Slots of a node.
 pub(super) const SLOTS: usize = 256;
@@ -195,11 +195,12 @@ impl Shape {
     /// The smallest shape that a node's slots fit into.
     fn of(open: &Open) -> Self {
         let most = open.most_runs();
-        let wide = open.slots.iter().any(|slot| *slot >= CODES);
+        let all = open.slots.iter().fold(0, |all, slot| all | slot);
+        let wide = all >= CODES;
         let shapes: &[(usize, u8)] = if wide { &WIDE_SHAPES } else { &NARROW_SHAPES };
         let fits = |(form, split): &&(usize, u8)| {
             let runs = most.get(usize::from(*split)).copied().unwrap_or(1);
-            runs <= unit::capacity(*form)
+            index(runs) <= unit::capacity(*form)
         };
         let flat = if wide { FLAT_WIDE } else { FLAT };
         let (form, split) = shapes.iter().find(fits).copied().unwrap_or((flat, 8));
@@ -221,31 +222,29 @@ impl Open {
         }
     }
 
-    /// The most runs that a unit has, for each split up to 4.
-    fn most_runs(&self) -> [usize; 5] {
+    /// The most runs that a unit has, for each split from 1 to 4.
+    fn most_runs(&self) -> [u32; 5] {
         let mut last = self.slots.first().copied().unwrap_or(0);
-        let mut most = [0; 5];
-        // Runs that begin in a unit of each split behind its first slot.
-        let mut begun = [0; 5];
+        // Runs of each unit, and whether one goes on from the unit before.
+        let mut units = [(0, 0); 16];
         let (sixteens, _) = self.slots.as_chunks::<16>();
-        for (number, sixteen) in (0..).zip(sixteens) {
-            let mut changes = 0;
-            for slot in sixteen {
-                changes += usize::from(*slot != last);
-                last = *slot;
-            }
-            let before = number * 16usize;
-            let edge = before
-                .checked_sub(1)
-                .and_then(|before| self.slots.get(before))
-                .is_some_and(|before| Some(before) != sixteen.first());
-            for (split, (begun, most)) in begun.iter_mut().zip(&mut most).enumerate() {
-                if before.is_multiple_of(SLOTS >> split) {
-                    *begun = changes - usize::from(edge);
-                } else {
-                    *begun += changes;
+        for (unit, sixteen) in units.iter_mut().zip(sixteens) {
+            let marks = unit::changes(sixteen, last);
+            let [.., end] = sixteen;
+            last = *end;
+            *unit = ((marks | 1).count_ones(), u32::from(!marks & 1));
+        }
+        let mut most = [0; 5];
+        for (split, most) in most.iter_mut().enumerate().rev() {
+            let count = 1usize << split;
+            let runs = units.iter().take(count).map(|(runs, _)| *runs);
+            *most = runs.max().unwrap_or(0);
+            for half in 0..count / 2 {
+                let (pairs, _) = units.as_chunks();
+                let [(left, joined), (right, joint)] = pairs.get(half).copied().unwrap_or_default();
+                if let Some(unit) = units.get_mut(half) {
+                    *unit = (left + right - joint, joined);
                 }
-                *most = (*most).max(*begun + 1);
             }
         }
         most
@@ -466,26 +465,23 @@ impl Nodes<'_> {
     /// a smaller shape may do now.
     pub(super) fn repaint(&mut self, node: Slot, from: usize, codes: &[u32]) -> bool {
         match form(node) {
-            FLAT => self.repaint_flat(node, from, codes),
-            WIDE.. => false,
-            form => {
-                let here = units(node).filter(|(first, _)| {
-                    let first = usize::from(*first);
-                    first < from + codes.len() && from < first + (1 << inside(node))
-                });
-                let least = if inside(node) == 7 && form == 4 {
-                    0
-                } else {
-                    unit::capacity(form) / 4
-                };
-                let mut fits = true;
-                for unit in here {
-                    let runs = self.repaint_unit(node, unit, from, codes);
-                    fits &= runs.is_some_and(|runs| runs > least);
-                }
-                fits
-            }
+            FLAT => return self.repaint_flat(node, from, codes),
+            WIDE.. => return false,
+            _ => {}
         }
+        let least = if inside(node) == 7 && form(node) == 4 {
+            0
+        } else {
+            unit::capacity(form(node)) / 4
+        };
+        let mut fits = true;
+        let last = (from + codes.len()).saturating_sub(1) >> inside(node);
+        for number in from >> inside(node)..=last {
+            let runs = self.repaint_unit(node, number, from, codes);
+            // Those that were so few before have had their chance.
+            fits &= runs.is_some_and(|runs| runs.after > least || runs.before <= least);
+        }
+        fits
     }
 
     fn repaint_flat(&mut self, node: Slot, from: usize, codes: &[u32]) -> bool {
@@ -500,27 +496,41 @@ impl Nodes<'_> {
         before != codes.first().copied() && behind != codes.last().copied()
     }
 
-    /// Writes those of the slots that are in one unit, and returns its number of runs.
+    /// Writes those of the slots that are in one unit.
     fn repaint_unit(
         &mut self,
         node: Slot,
-        (first, at): (u8, usize),
+        number: usize,
         from: usize,
         codes: &[u32],
-    ) -> Option<usize> {
+    ) -> Option<Runs> {
         steps::count();
-        let form = form(node);
-        let mut slots = [0; SLOTS / 2];
-        let slots = slots.get_mut(..1 << inside(node))?;
-        let unit = self.pages.bytes.get_mut(at..)?;
-        unit::decode(unit, form, first, slots);
-        let begin = usize::from(first);
-        let skip = from.saturating_sub(begin);
-        let codes = codes.get(begin.saturating_sub(from)..)?;
-        for (slot, code) in slots.iter_mut().skip(skip).zip(codes) {
-            *slot = *code;
+        let (form, slots) = (form(node), 1 << inside(node));
+        let at = start(node) + (number << unit_size(form));
+        let unit = self.pages.bytes.get_mut(at..at + (1 << unit_size(form)))?;
+        let first = number << inside(node);
+        let codes = codes.get(first.saturating_sub(from)..)?;
+        let from = from.saturating_sub(first);
+        let codes = codes.get(..codes.len().min(slots - from))?;
+        let low = |slot: usize| u8::try_from((first + slot) & (SLOTS / 2 - 1)).ok();
+        let code = *codes.first()?;
+        if codes.iter().all(|other| *other == code) {
+            let stretch = Stretch {
+                from: low(from)?,
+                upto: low(from + codes.len() - 1)?,
+                first: low(0)?,
+                last: low(slots - 1)?,
+            };
+            return unit::paint(unit, form, stretch, code);
         }
-        unit::encode(unit, form, first, slots)
+        let before = unit::runs(unit, form);
+        let mut open = [0; SLOTS / 2];
+        let open = open.get_mut(..slots)?;
+        unit::decode(unit, form, low(0)?, open);
+        open.get_mut(from..from + codes.len())?
+            .copy_from_slice(codes);
+        let after = unit::encode(unit, form, low(0)?, open)?;
+        Some(Runs { before, after })
     }
 
     /// Cuts off a slot's node, if it leads to one; it is taken apart later, if it has

@@ -20,7 +20,11 @@
 //! a unit holds, and no instruction that counts bits is needed. Numbers are little
 //! endian.
 
-use super::node::Slot;
+use super::node::{Slot, index};
+
+mod paint;
+
+pub(super) use paint::{Runs, Stretch, paint, runs};
 
 /// The form's bit that says that results have four bytes; the others are the
 /// logarithm of the unit's size.
@@ -217,21 +221,41 @@ pub(super) fn decode(unit: &[u8], form: usize, first: u8, slots: &mut [Slot]) {
     }
 }
 
-/// Writes a unit of its slots and returns the number of runs; `None` when there are too
+/// Marks those of sixteen slots that differ from the one before them.
+pub(super) fn changes(slots: &[Slot; 16], before: Slot) -> u16 {
+    let [earlier @ .., _] = slots;
+    let (mut marks, mut bit) = (u16::from(slots.first() != Some(&before)), 1);
+    // A sum of bits, which the compiler makes a few comparisons of four slots each.
+    for (slot, earlier) in slots.iter().skip(1).zip(earlier) {
+        bit <<= 1;
+        marks |= if slot == earlier { 0 } else { bit };
+    }
+    marks
+}
+
+/// Writes a unit of its slots, sixteen or a multiple, and returns the number of runs; `None` when there are too
 /// many: then it is as it was. `first` is the number of the first slot.
 pub(super) fn encode(unit: &mut [u8], form: usize, first: u8, slots: &[Slot]) -> Option<usize> {
     let mut runs = [(0, 0); capacity(LINE)];
     let runs = runs.get_mut(..capacity(form))?;
     let mut count = 0;
-    for (number, pair) in (first & LOW..).zip(slots.windows(2)) {
-        if let [slot, next] = pair
-            && slot != next
-        {
-            *runs.get_mut(count)? = (number | GUARD, *slot);
+    let mut result = slots.first().copied().unwrap_or(0);
+    let (sixteens, _) = slots.as_chunks();
+    for (number, sixteen) in (first & LOW..).step_by(16).zip(sixteens) {
+        // What the slot before has.
+        let mut marks = changes(sixteen, result);
+        while marks != 0 {
+            let at = marks.trailing_zeros();
+            let end = number
+                .wrapping_add(u8::try_from(at).unwrap_or(0))
+                .wrapping_sub(1);
+            *runs.get_mut(count)? = (end | GUARD, result);
             count += 1;
+            result = sixteen.get(index(at)).copied().unwrap_or(0);
+            marks &= marks - 1;
         }
     }
-    *runs.get_mut(count)? = (LOW | GUARD, slots.last().copied().unwrap_or(0));
+    *runs.get_mut(count)? = (LOW | GUARD, result);
     for (number, (end, slot)) in runs.iter().take(count + 1).enumerate() {
         if number < ends(form)
             && let Some(place) = unit.get_mut(number)
