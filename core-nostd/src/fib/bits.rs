@@ -241,6 +241,15 @@ impl<B: Bits> Prefix<B> {
         }
     }
 
+    /// The prefix eight bits longer than this one that a number chooses.
+    pub(super) fn extend(self, number: usize) -> Self {
+        let window = u64::try_from(number & 0xff).unwrap_or(0) << 56;
+        Prefix {
+            bits: self.bits.with_window(self.length, window),
+            length: self.length + 8,
+        }
+    }
+
     /// Whether this prefix holds the other one.
     pub(super) fn covers(self, other: Self) -> bool {
         self.length <= other.length && self.bits.common(other.bits) >= self.length

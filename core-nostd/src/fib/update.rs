@@ -79,16 +79,6 @@ fn range<B: Bits>(start: u8, prefix: Prefix<B>) -> core::ops::Range<usize> {
     first..first + count
 }
 
-/// The prefix behind `start` that the `count` bits of `number` choose.
-fn extend<B: Bits>(start: Prefix<B>, number: usize, count: u8) -> Prefix<B> {
-    let number = u64::try_from(number).unwrap_or(0);
-    let window = number << (64 - u32::from(count));
-    Prefix {
-        bits: start.bits.with_window(start.length, window),
-        length: start.length + count,
-    }
-}
-
 /// Where a node for prefixes that agree in `common` bits begins.
 fn node_depth(slot: u8, common: u8) -> u8 {
     slot + (common.saturating_sub(slot) & !7).min(MAX_SKIP)
@@ -358,9 +348,15 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         let (place, node) = at;
         let start = prefix.truncate(depth);
         let covered = range(start.length, prefix);
+        let above = self.longest(from, prefix, start.length);
+        // Nothing longer ends in a slot that is a prefix's only one.
+        let single = covered.len() == 1;
+        if single && self.nodes.repaint(node, covered.start, &[above]) {
+            return;
+        }
         let mut painted = [0; SLOTS];
         let codes = painted.get_mut(covered.clone()).unwrap_or_default();
-        codes.fill(self.longest(from, prefix, start.length));
+        codes.fill(above);
         let link = self.family.store.along(&self.way, from, prefix);
         self.each(link, start.length + 8, |found, code| {
             if let Some(covered) = painted.get_mut(range(start.length, found)) {
@@ -368,7 +364,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             }
         });
         let painted = painted.get(covered.clone()).unwrap_or_default();
-        if self.nodes.repaint(node, covered.start, painted) {
+        if !single && self.nodes.repaint(node, covered.start, painted) {
             return;
         }
         let mut open = self.nodes.open(node);
@@ -378,7 +374,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 *slot = *painted;
                 continue;
             }
-            let end = extend(start, number, 8);
+            let end = start.extend(number);
             let behind = Behind {
                 slot: end,
                 painted: *painted,
@@ -413,7 +409,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             let Some(slot) = open.slots.get_mut(number) else {
                 continue;
             };
-            let end = extend(start, number, 8);
+            let end = start.extend(number);
             let old = kept.take_if(|kept| end.covers(kept.prefix));
             let behind = Behind {
                 slot: end,

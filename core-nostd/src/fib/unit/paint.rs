@@ -21,24 +21,44 @@ pub(in super::super) struct Stretch {
     pub(in super::super) last: u8,
 }
 
-/// Ends of runs that lie before a slot: the number of the run that has it.
-fn ends_before(unit: &[u8], form: usize, slot: u8) -> Option<usize> {
-    let slot = u64::from(slot & LOW) * ONES;
-    let guards = GUARDS.get(form & 15)?;
-    let (words, _) = unit.as_chunks();
-    // Small units end behind their only word of ends.
-    let count = if form & 7 == LINE { 3 } else { 1 };
-    let words = words.iter().zip(guards).take(count);
-    let lanes: u64 = words
-        .map(|(word, guards)| before(word, *guards, slot))
-        .sum();
-    let [.., run] = lanes.wrapping_mul(ONES).to_le_bytes();
-    Some(usize::from(run))
+/// The words that have the ends of a unit's runs, and the guards of these.
+struct Ends {
+    words: [[u8; 8]; 3],
+    guards: [u64; 3],
 }
 
-/// Runs of a unit; the lanes of ends that are left over lie before no slot.
+impl Ends {
+    fn of(unit: &[u8], form: usize) -> Option<Self> {
+        let mut words = [[0; 8]; 3];
+        let (given, _) = unit.as_chunks();
+        if form & 7 == LINE {
+            words = *given.first_chunk()?;
+        } else if let (Some(word), [given, ..]) = (words.first_mut(), given) {
+            // Small units end behind their only word of ends.
+            *word = *given;
+        }
+        let guards = *GUARDS.get(form & 15)?;
+        Some(Ends { words, guards })
+    }
+
+    /// Ends that lie before a slot: the number of the run that has it.
+    fn before(&self, slot: u8) -> usize {
+        let slot = u64::from(slot & LOW) * ONES;
+        let words = self.words.iter().zip(self.guards);
+        let lanes: u64 = words.map(|(word, guards)| before(word, guards, slot)).sum();
+        let [.., run] = lanes.wrapping_mul(ONES).to_le_bytes();
+        usize::from(run)
+    }
+
+    /// Runs of the unit; the lanes that are left over lie before no slot.
+    fn runs(&self) -> usize {
+        self.before(LOW) + 1
+    }
+}
+
+/// Runs of a unit.
 pub(in super::super) fn runs(unit: &[u8], form: usize) -> usize {
-    ends_before(unit, form, LOW).map_or(1, |ends| ends + 1)
+    Ends::of(unit, form).map_or(1, |ends| ends.runs())
 }
 
 /// Writes a result over slots of a unit, so that it holds what [`super::encode`] would
@@ -64,11 +84,9 @@ fn paint_form<const BYTES: usize>(
     stretch: Stretch,
     new: [u8; BYTES],
 ) -> Option<Runs> {
-    let (mut from, mut upto) = (
-        ends_before(unit, form, stretch.from)?,
-        ends_before(unit, form, stretch.upto)?,
-    );
-    let before = runs(unit, form);
+    let old = Ends::of(unit, form)?;
+    let (mut from, mut upto) = (old.before(stretch.from), old.before(stretch.upto));
+    let before = old.runs();
     let (ends, results) = split(unit, form)?;
     let first = match from.checked_sub(1) {
         Some(earlier) => (ends.get(earlier)? & LOW) + 1,
