@@ -250,6 +250,14 @@ impl<B: Bits> Prefix<B> {
         }
     }
 
+    /// Those of the 256 that the eight bits behind `start` choose that the prefix
+    /// covers, which is longer than that.
+    pub(super) fn slots(self, start: u8) -> core::ops::Range<usize> {
+        let first = usize::try_from(self.bits.field(start, 8)).unwrap_or(0);
+        let count = 1 << (8 - self.length.saturating_sub(start).min(8));
+        first..first + count
+    }
+
     /// Whether this prefix holds the other one.
     pub(super) fn covers(self, other: Self) -> bool {
         self.length <= other.length && self.bits.common(other.bits) >= self.length

@@ -547,6 +547,13 @@ impl Nodes<'_> {
         }
     }
 
+    /// Cuts off all nodes that slots lead to.
+    pub(super) fn drop_all(&mut self, open: &Open) {
+        for slot in open.slots {
+            self.drop(slot);
+        }
+    }
+
     /// Takes apart one node of those cut off; false when there is none.
     pub(super) fn take_apart(&mut self) -> bool {
         let node = self.state.dropped;
@@ -554,9 +561,7 @@ impl Nodes<'_> {
             return false;
         }
         self.state.dropped = self.inherit(node);
-        for slot in self.open(node).slots {
-            self.drop(slot);
-        }
+        self.drop_all(&self.open(node));
         self.free(node);
         true
     }

@@ -72,13 +72,6 @@ struct Behind<B> {
     deep: Link,
 }
 
-/// The slots of a node at `start` that a prefix covers that goes on behind it.
-fn range<B: Bits>(start: u8, prefix: Prefix<B>) -> core::ops::Range<usize> {
-    let first = index(prefix.bits.field(start, 8));
-    let count = 1 << (8 - (prefix.length - start).min(8));
-    first..first + count
-}
-
 /// Where a node for prefixes that agree in `common` bits begins.
 fn node_depth(slot: u8, common: u8) -> u8 {
     slot + (common.saturating_sub(slot) & !7).min(MAX_SKIP)
@@ -154,9 +147,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 true
             }
             None => {
-                for slot in open.slots {
-                    self.nodes.drop(slot);
-                }
+                self.nodes.drop_all(open);
                 self.nodes.free(old);
                 self.set_slot(place, STORE);
                 self.pressed = true;
@@ -223,7 +214,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                     painted,
                     deep,
                 };
-                self.form(&behind, old, true)
+                self.cover(&behind, old)
             };
             self.set_slot(place, new);
         }
@@ -310,17 +301,12 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             && let Some(Below::Fork(common)) = self.family.store.below(deep)
             && self.node_depth_of(old, end) == node_depth(end, common)
         {
-            if !self.nodes.sparse(old) {
-                return Some(old);
-            }
-            let open = self.nodes.open(old);
-            self.close(spot.place, old, &open);
-            return Some(self.slot(spot.place));
+            return Some(self.settle(spot.place, old));
         }
         let behind = self.behind(reach);
         let new = self.form(&behind, old, true);
         if new == old {
-            return Some(old);
+            return Some(self.settle(spot.place, old));
         }
         if is_node(old) || matches!(spot.place, Place::Root(_)) {
             self.set_slot(spot.place, new);
@@ -339,6 +325,16 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         Some(new)
     }
 
+    /// Moves a slot's node, if that helps to empty its page.
+    fn settle(&mut self, place: Place, old: Slot) -> Slot {
+        if !is_node(old) || !self.nodes.sparse(old) {
+            return old;
+        }
+        let open = self.nodes.open(old);
+        self.close(place, old, &open);
+        self.slot(place)
+    }
+
     fn node_depth_of(&self, slot: Slot, end: u8) -> u8 {
         end + self.nodes.skip(slot).length
     }
@@ -347,7 +343,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
     fn paint_node(&mut self, at: (Place, Slot), depth: u8, from: Link, prefix: Prefix<B>) {
         let (place, node) = at;
         let start = prefix.truncate(depth);
-        let covered = range(start.length, prefix);
+        let covered = prefix.slots(start.length);
         let above = self.longest(from, prefix, start.length);
         // Nothing longer ends in a slot that is a prefix's only one.
         let single = covered.len() == 1;
@@ -359,7 +355,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
         codes.fill(above);
         let link = self.family.store.along(&self.way, from, prefix);
         self.each(link, start.length + 8, |found, code| {
-            if let Some(covered) = painted.get_mut(range(start.length, found)) {
+            if let Some(covered) = painted.get_mut(found.slots(start.length)) {
                 covered.fill(code);
             }
         });
@@ -380,7 +376,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 painted: *painted,
                 deep: self.family.store.inside(link, end),
             };
-            *slot = self.form(&behind, *slot, true);
+            *slot = self.cover(&behind, *slot);
         }
         self.close(place, node, &open);
     }
@@ -399,7 +395,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 let _ = longer_ones.push((link, sample));
             } else if let Some((found, value)) = store.at(link)
                 && found.length > start.length
-                && let Some(covered) = open.slots.get_mut(range(start.length, found))
+                && let Some(covered) = open.slots.get_mut(found.slots(start.length))
             {
                 covered.fill(u32::from(value.code()));
             }
@@ -421,6 +417,15 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             *slot = self.form(&behind, old.map_or(0, |old| old.slot), grow);
         }
         open
+    }
+
+    /// What a slot is to hold that held `old`, when only what is painted has changed.
+    /// A node for several prefixes found no room before: many slots at once do not try
+    /// again, but each when the update passes by what is behind it.
+    fn cover(&mut self, behind: &Behind<B>, old: Slot) -> Slot {
+        let single = || matches!(self.family.store.below(behind.deep), Some(Below::Entry(_)));
+        let grow = is_node(old) || single();
+        self.form(behind, old, grow)
     }
 
     /// What a slot is to hold that held `old`. Makes a node only if it may grow.
@@ -493,9 +498,7 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
             slot = self.nodes.close(0, &open);
         }
         if slot.is_none() {
-            for slot in open.slots {
-                self.nodes.drop(slot);
-            }
+            self.nodes.drop_all(&open);
         }
         slot
     }

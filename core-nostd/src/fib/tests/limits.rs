@@ -210,20 +210,22 @@ fn what_found_no_room_gets_it_when_there_is_some() {
 
 #[test]
 fn moving_blocks_out_of_sparse_pages_makes_room() {
-    // Room for 20 large nodes (20 pages) and 66 small ones (3), but not for large
-    // ones beside 22 pages that each have a few small ones.
-    let mut storage = boxed::<FibStorage<u32, 1, 6000, 65_536, 256, 23>>();
+    // Room for 40 large nodes (a header and 512 bytes, two in a page) and 66 small ones
+    // (32 bytes, 36 in a page), but not for large ones beside 22 pages that each have
+    // a few small ones.
+    let mut storage = boxed::<FibStorage<u32, 1, 12_000, 65_536, 256, 23>>();
     let mut fib = storage.fib();
     let small = |number: u32| prefix(0x2000_0000 + (number << 16), 24);
-    for number in 0..24 * 22 {
+    for number in 0..36 * 22 {
         fib.insert(0, small(number), 1 + number % 2).unwrap();
     }
     assert_eq!(fib.nodes.pages.in_use(), 22);
-    for number in (0..24 * 22).filter(|number| number % 8 != 0) {
+    for number in (0..36 * 22).filter(|number| number % 12 != 0) {
         fib.remove(0, small(number)).unwrap();
     }
+    assert_eq!(fib.nodes.pages.in_use(), 22);
     let large = |number: u32| 0x0400_0000 + (number << 8);
-    for number in 0..256 * 20 {
+    for number in 0..256 * 40 {
         let at = prefix(large(number), 24);
         fib.insert(0, at, 1 + number % 200).unwrap();
     }
@@ -233,7 +235,8 @@ fn moving_blocks_out_of_sparse_pages_makes_room() {
     }
     let pages = fib.nodes.pages.in_use();
     assert!(!fib.usage().pressed, "no room, {pages} pages in use");
-    for number in 0..256 * 20 {
+    assert_eq!(pages, 22, "20 of large nodes and 2 of small ones");
+    for number in 0..256 * 40 {
         assert_eq!(fib.lookup(0, large(number)), 1 + number % 200);
     }
 }
