@@ -584,6 +584,11 @@ impl Nodes<'_> {
 
 #[cfg(test)]
 impl Nodes<'_> {
+    /// A node's form, and the logarithm of the number of its units.
+    pub(super) fn shape(node: Slot) -> (usize, u32) {
+        (form(node), 8 - inside(node))
+    }
+
     /// Checks that an empty FIB has given everything back.
     pub(super) fn check_empty(&mut self) {
         while self.take_apart() {}

@@ -12,6 +12,7 @@ use super::*;
 
 mod limits;
 mod model;
+mod nodes;
 mod shortcut;
 mod work;
 
