@@ -73,7 +73,7 @@ fn ladder<B: Bits>(address: u128) -> Vec<Prefix<B>> {
 fn dense(strides: u32, slots: u32) -> Vec<Prefix<u32>> {
     let mut set = Vec::new();
     for number in 0..strides * slots {
-        let base = 0x0a00_0000 + (number / slots << 16) + (number % slots << 8);
+        let base = 0x0a00_0000 + ((number / slots) << 16) + ((number % slots) << 8);
         set.push(prefix(base, 24));
         set.push(prefix(base | 0x11, 32));
         set.push(prefix(base | 0x91, 31));
