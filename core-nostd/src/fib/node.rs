@@ -165,31 +165,11 @@ struct Shape {
     split: u8,
 }
 
-/// Shapes for codes alone, the smallest first; among equals the one that larger tables
-/// mostly need, so that branches go one way.
-const NARROW_SHAPES: [(usize, u8); 10] = [
-    (4, 1),
-    (5, 1),
-    (4, 2),
-    (6, 1),
-    (5, 2),
-    (4, 3),
-    (6, 2),
-    (5, 3),
-    (4, 4),
-    (FLAT, 8),
-];
+/// Shapes for codes alone, the smallest first. More units of a smaller form never hold
+/// what fewer of a larger one of the same size do not.
+const NARROW_SHAPES: [(usize, u8); 6] = [(4, 1), (5, 1), (4, 2), (6, 1), (6, 2), (FLAT, 8)];
 /// Shapes for any slots.
-const WIDE_SHAPES: [(usize, u8); 8] = [
-    (13, 1),
-    (14, 1),
-    (13, 2),
-    (14, 2),
-    (13, 3),
-    (14, 3),
-    (13, 4),
-    (FLAT_WIDE, 8),
-];
+const WIDE_SHAPES: [(usize, u8); 5] = [(13, 1), (14, 1), (14, 2), (14, 3), (FLAT_WIDE, 8)];
 
 impl Shape {
     /// The smallest shape that a node's slots fit into.
