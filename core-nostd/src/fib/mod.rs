@@ -2,8 +2,9 @@
 //!
 //! Many FIBs, each known by its number, share one storage. Two layers: the prefix
 //! store (`store.rs`) is exact and ordered and alone keeps the promise of capacity;
-//! the lookup structure (`node.rs`, written by `update.rs`, read by `family.rs`)
-//! is made for speed and holds results rather than routes. Where its memory does
+//! the lookup structure (`node.rs` of `unit.rs`, written by `update.rs`, read by
+//! `family.rs` and `batch.rs`; for IPv6 also `shortcut.rs`) is made for speed and holds
+//! results rather than routes. Where its memory does
 //! not suffice, a lookup goes on in the store: slower, never wrong. What this was
 //! chosen from and what it measures is in `README.md` beside this file.
 //!
@@ -79,7 +80,8 @@ struct Aligned<T>(T);
 ///
 /// The others size the lookup structure. `ROOT` (1 or 65,536) and `SHORT` (a power
 /// of two, at least `ROOT` / 256) are the tables that the first bits index; `PAGES`
-/// of 1,152 bytes hold the nodes behind, of eight bits each.
+/// of 1,152 bytes hold the nodes behind, of eight bits each, and IPv6 leaves, to which as
+/// many buckets of 64 bytes are shortcuts.
 #[derive(FromZeros, Immutable)]
 #[repr(C)]
 pub struct FibStorage<
