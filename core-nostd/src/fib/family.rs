@@ -1,7 +1,7 @@
 //! One address family: its store, the roots of its lookup structures, and lookup.
 
 use super::Value;
-use super::batch::{BATCH, first_nodes};
+use super::batch::{BATCH, Places, bits};
 use super::bits::{Bits, Prefix};
 use super::node::{CODES, INDEX, NODE, Nodes, SKIP, STORE, Slot, is_node};
 use super::store::{Link, Store};
@@ -10,6 +10,8 @@ use super::store::{Link, Store};
 /// are done one by one, which takes fewer instructions; and so are shortcuts, which
 /// are so short that the processor has several under way by itself.
 const APART: u32 = if cfg!(test) { 20 } else { 1 << 16 };
+/// Walks in step cost more than they save for fewer lookups than these.
+const FEW: usize = 4;
 /// Root slots that 16 bits choose.
 pub(super) const WIDE: usize = 1 << 16;
 
@@ -47,6 +49,38 @@ struct Walk {
     /// border of 64.
     at: u8,
     rest: u64,
+}
+
+/// Lookups that one node was not enough for, until there are a batch of them: then they
+/// wait for memory together.
+struct Later<B> {
+    addresses: [B; BATCH],
+    /// Where their codes belong.
+    places: [usize; BATCH],
+    count: usize,
+}
+
+impl<B: Bits> Later<B> {
+    fn new() -> Self {
+        Later {
+            addresses: [B::from_wide(0); BATCH],
+            places: [0; BATCH],
+            count: 0,
+        }
+    }
+
+    fn push(&mut self, place: usize, address: B) {
+        let count = self.count;
+        let free = (self.places.get_mut(count), self.addresses.get_mut(count));
+        if let (Some(of_place), Some(of_address)) = free {
+            (*of_place, *of_address) = (place, address);
+            self.count += 1;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
 }
 
 /// Whether a slot holds a code.
@@ -232,15 +266,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                     *code = self.find(nodes, fib, *address);
                 }
             } else {
-                for (address, code) in addresses.iter().zip(&mut *codes) {
-                    *code = self.root(fib, *address);
-                }
-                let mut touched = 0;
-                for slot in &*codes {
-                    touched ^= nodes.touch(Nodes::unit(*slot, 0));
-                }
-                core::hint::black_box(touched);
-                self.walk_all(nodes, fib, addresses, codes);
+                self.walk_from_root(nodes, fib, addresses, codes);
             }
         }
     }
@@ -252,32 +278,67 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         addresses: &[u32],
         codes: &mut [u32],
     ) {
-        for (addresses, codes) in addresses.chunks(BATCH).zip(codes.chunks_mut(BATCH)) {
-            let bytes = &*nodes.pages.bytes;
-            let all = match (addresses.first_chunk(), codes.first_chunk_mut()) {
-                (Some(addresses), Some(codes)) => first_nodes(bytes, table, addresses, codes),
-                _ => {
-                    let (mut padded, mut found) = ([0; BATCH], [0; BATCH]);
-                    for (place, address) in padded.iter_mut().zip(addresses) {
-                        *place = *address;
-                    }
-                    first_nodes(bytes, table, &padded, &mut found);
-                    for (code, found) in codes.iter_mut().zip(found) {
-                        *code = found;
-                    }
-                    false
-                }
+        let bytes = &*nodes.pages.bytes;
+        let mut places = Places::new();
+        let mut later = Later::new();
+        for (addresses, first) in addresses.chunks(BATCH).zip((0..).step_by(BATCH)) {
+            let here = codes.get_mut(first..).unwrap_or_default();
+            let left = match (addresses.first_chunk(), here.first_chunk_mut()) {
+                (Some(addresses), Some(codes)) => places.find(bytes, table, addresses, codes),
+                _ => places.find_some(bytes, table, addresses, here),
             };
-            if all {
-                continue;
-            }
-            for (address, code) in addresses.iter().zip(codes) {
-                if *code == 0 {
-                    let address = B::from_wide(u128::from(*address) << 96);
-                    *code = self.find_by_steps(nodes, fib, address);
+            for number in bits(left) {
+                let Some(address) = addresses.get(number) else {
+                    break;
+                };
+                let address = B::from_wide(u128::from(*address) << 96);
+                if self.root(fib, address) != 0 {
+                    later.push(first + number, address);
+                } else if let Some(code) = codes.get_mut(first + number) {
+                    *code = self.in_short(fib, address);
+                }
+                if later.is_full() {
+                    self.find_later(nodes, fib, &mut later, codes);
                 }
             }
         }
+        self.find_later(nodes, fib, &mut later, codes);
+    }
+
+    /// Looks up what has been put off.
+    #[inline(never)]
+    fn find_later(&self, nodes: &Nodes<'_>, fib: usize, later: &mut Later<B>, codes: &mut [u32]) {
+        let count = core::mem::take(&mut later.count);
+        let mut found = [0; BATCH];
+        let of_each = (later.addresses.get(..count), found.get_mut(..count));
+        let (Some(addresses), Some(found)) = of_each else {
+            return;
+        };
+        if count < FEW {
+            for (address, code) in addresses.iter().zip(&mut *found) {
+                *code = self.find_by_steps(nodes, fib, *address);
+            }
+        } else {
+            self.walk_from_root(nodes, fib, addresses, found);
+        }
+        for (place, found) in later.places.iter().zip(found) {
+            if let Some(code) = codes.get_mut(*place) {
+                *code = *found;
+            }
+        }
+    }
+
+    /// From the root to codes, a step for all at a time.
+    fn walk_from_root(&self, nodes: &Nodes<'_>, fib: usize, addresses: &[B], codes: &mut [u32]) {
+        for (address, code) in addresses.iter().zip(&mut *codes) {
+            *code = self.root(fib, *address);
+        }
+        let mut touched = 0;
+        for slot in &*codes {
+            touched ^= nodes.touch(Nodes::unit(*slot, 0));
+        }
+        core::hint::black_box(touched);
+        self.walk_all(nodes, fib, addresses, codes);
     }
 
     /// From root slots, which are in `codes`, to codes, a node at a time.

@@ -36,11 +36,15 @@ pub(super) const INDEX: u32 = NODE - 1;
 
 /// Where a node's form is, the bits that choose a slot in its units, and its first
 /// granule.
-const FORM: u32 = 26;
-const INSIDE: u32 = 23;
+pub(super) const FORM: u32 = 26;
+pub(super) const INSIDE: u32 = 23;
 const PLACE: u32 = (1 << INSIDE) - 1;
 /// Slots from here up to this lead to narrow nodes that skip nothing.
 const NARROW_END: Slot = NODE | 8 << FORM;
+
+/// Floats near this have no fraction: adding it rounds, and the low bits then are
+/// the number.
+const WHOLE: f32 = 12_582_912.;
 
 /// Pairs of bytes in a granule.
 const PAIRS: u32 = 16;
@@ -114,16 +118,10 @@ fn inside(node: Slot) -> u32 {
     node >> INSIDE & 7
 }
 
-/// The result in a slot of a node, whose unit is known.
+/// How to look into a unit of a node.
 #[inline(always)]
-pub(super) fn code(bytes: &[u8], node: Slot, unit: u32, slot: u8) -> Slot {
-    unit::get(bytes, index(unit), form(node), slot)
-}
-
-/// The same, in a narrow node.
-#[inline(always)]
-pub(super) fn narrow_code(bytes: &[u8], node: Slot, unit: u32, slot: u8) -> u32 {
-    unit::get_narrow(bytes, index(unit), form(node) & 7, slot)
+pub(super) fn lens(node: Slot, unit: u32) -> u32 {
+    node >> (FORM - unit::LENS) & 15 << unit::LENS | (unit & 8) << (unit::LENS + 1)
 }
 
 /// The `inherit` of a node, from one of its units; 0 for flat ones, which have none.
@@ -239,6 +237,21 @@ impl Nodes<'_> {
         (node & PLACE) * PAIRS + ((unit << (node >> FORM & 7)) >> 1)
     }
 
+    /// The same, where several are asked for at a time: processors without shifts of
+    /// each lane by its own number have multiplications of floats, whose exponents
+    /// such numbers are. All of them are exact.
+    #[inline(always)]
+    pub(super) fn unit_of_many(node: Slot, slot: u8) -> u32 {
+        const { assert!(INSIDE == f32::MANTISSA_DIGITS - 1) };
+        let exponent = 7 << INSIDE;
+        let ones = f32::from_bits(f32::to_bits(1.) - (node & exponent));
+        let half = f32::from_bits(f32::to_bits(0.5) + (node >> (FORM - INSIDE) & exponent));
+        // Rounds down: what is cut off is a multiple of 1 / 128.
+        let unit = f32::from(slot) * ones - (0.5 - 1. / 256.) + WHOLE - WHOLE;
+        let pair = (unit * half + WHOLE).to_bits();
+        ((node & PLACE) * PAIRS).wrapping_add(pair.wrapping_sub(WHOLE.to_bits()))
+    }
+
     /// The result in a slot of a node.
     #[inline(always)]
     pub(super) fn word(&self, node: Slot, slot: u8) -> Slot {
@@ -251,6 +264,12 @@ impl Nodes<'_> {
     #[inline(always)]
     pub(super) fn is_narrow(slot: Slot) -> bool {
         slot.wrapping_sub(NODE) < NARROW_END - NODE
+    }
+
+    /// Whether a slot leads to a wide node that skips nothing.
+    #[inline(always)]
+    pub(super) fn is_wide(slot: Slot) -> bool {
+        slot.wrapping_sub(NARROW_END) < SKIP - NARROW_END
     }
 
     /// The code in a slot of such a node, or 0.

@@ -37,7 +37,9 @@ const LINE: usize = 6;
 
 /// A one in each lane.
 const ONES: u64 = 0x0101_0101_0101_0101;
-const GUARD: u8 = 0x80;
+pub(super) const GUARD: u8 = 0x80;
+/// The bit that lenses begin at: the logarithm of their size, which saves a shift.
+pub(super) const LENS: u32 = 6;
 /// The low bits of a slot's number: no unit has more slots.
 const LOW: u8 = 0x7f;
 
@@ -71,16 +73,37 @@ const GUARDS: [[u64; 3]; 16] = {
     guards
 };
 
-/// The guards of narrow forms of one word, and the pair that their results begin with.
+/// How to look into a unit through the granule that it begins in.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Lens {
+    /// Ones where the granule has an end of the unit's.
+    ends: [u8; 32],
+    /// The pair that the results begin with.
+    results: usize,
+}
+
+/// For each form, and again for each whose unit begins in the granule's second half.
 #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-const NARROW: [(u64, usize); 8] = {
-    let mut forms = [(0, 0); 8];
-    let mut form = 0;
-    while form < LINE {
-        forms[form] = (GUARDS[form][0], RESULTS[form] as usize / 2);
-        form += 1;
+static LENSES: [Lens; 32] = {
+    let none = Lens {
+        ends: [0; 32],
+        results: 0,
+    };
+    let mut lenses = [none; 32];
+    let mut lens = 0;
+    while lens < 32 {
+        let form = lens & 15;
+        let first = lens / 16 * 16;
+        let mut end = 0;
+        while end < ends(form) && first + end < 32 {
+            lenses[lens].ends[first + end] = 1;
+            end += 1;
+        }
+        lenses[lens].results = RESULTS[form] as usize / 2;
+        lens += 1;
     }
-    forms
+    lenses
 };
 
 /// Runs that a unit of a form has room for.
@@ -142,32 +165,42 @@ pub(super) fn get(bytes: &[u8], unit: usize, form: usize, slot: u8) -> Slot {
     }
 }
 
-/// The same, where the form is known to be narrow: in fewer instructions.
+/// The pair that a unit's results begin with, and the number of the run that has a slot;
+/// `None` behind the end of the memory. Unlike in [`find`], no branch depends on the
+/// form, so that those of many lookups are never taken wrong, and all bytes of a granule
+/// are compared at once, where the processor can. `lens` has the form from the bit
+/// [`LENS`] on, and above it whether the unit begins in a granule's second half; `end`
+/// is the slot's low seven bits under a guard.
 #[inline(always)]
-pub(super) fn get_narrow(bytes: &[u8], unit: usize, form: usize, slot: u8) -> Slot {
-    let slot = u64::from(slot & LOW) * ONES;
-    let (lanes, results) = if form & 7 == LINE {
-        let (halves, _) = bytes.as_chunks::<32>();
-        let Some(half) = halves.get(unit / 16) else {
-            return 0;
-        };
-        let (words, _) = half.as_chunks();
-        let [a, b, c, ..] = words else { return 0 };
-        let all = ONES << 7;
-        let lanes = before(a, all, slot) + before(b, all, slot) + before(c, all >> 32, slot);
-        (lanes, results(LINE) / 2)
-    } else {
-        let (units, _) = bytes.as_chunks::<16>();
-        let Some(Some(word)) = units.get(unit / 8).map(|unit| unit.first_chunk()) else {
-            return 0;
-        };
-        let (guards, results) = NARROW.get(form & 7).copied().unwrap_or_default();
-        (before(word, guards, slot), results)
-    };
-    let [.., run] = lanes.wrapping_mul(ONES).to_le_bytes();
+fn find_run(bytes: &[u8], unit: usize, lens: u32, end: u8) -> Option<(usize, u8)> {
+    let (granules, _) = bytes.as_chunks::<32>();
+    let granule = granules.get(unit / 16)?;
+    let lens = LENSES.get(usize::try_from(lens >> LENS & 31).unwrap_or(0))?;
+    let slot = end.cast_signed();
+    let mut run = 0u8;
+    for (end, one) in granule.iter().zip(&lens.ends) {
+        let before = u8::from(end.cast_signed() < slot);
+        run = run.wrapping_add(0u8.wrapping_sub(before) & *one);
+    }
+    Some((unit + lens.results, run))
+}
+
+/// The result of a narrow unit, by [`find_run`].
+#[inline(always)]
+pub(super) fn get_narrow(bytes: &[u8], unit: usize, lens: u32, end: u8) -> Option<u32> {
+    let (first, run) = find_run(bytes, unit, lens, end)?;
     let (codes, _) = bytes.as_chunks();
-    let code = codes.get(unit + results + usize::from(run));
-    code.map_or(0, |code| u32::from(u16::from_le_bytes(*code)))
+    let code = codes.get(first + usize::from(run))?;
+    Some(u32::from(u16::from_le_bytes(*code)))
+}
+
+/// The result of a wide unit, by [`find_run`].
+#[inline(always)]
+pub(super) fn get_wide(bytes: &[u8], unit: usize, lens: u32, end: u8) -> Option<Slot> {
+    let (first, run) = find_run(bytes, unit, lens, end)?;
+    let (slots, _) = bytes.as_chunks();
+    let slot = slots.get(first / 2 + usize::from(run))?;
+    Some(u32::from_le_bytes(*slot))
 }
 
 /// Writes the result of the run that has a slot.
