@@ -36,6 +36,8 @@ pub struct Root<'r> {
     fib: usize,
     /// Of those that 16 bits choose.
     slots: Option<&'r [Slot; WIDE]>,
+    /// What flat nodes are in.
+    pairs: &'r [[u8; 2]],
 }
 
 /// Where a lookup stands.
@@ -114,7 +116,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
                 return code;
             }
         }
-        let Some(table) = self.start(fib).slots else {
+        let Some(table) = self.start(nodes, fib).slots else {
             return self.find_by_steps(nodes, fib, address);
         };
         let slot = table.get(usize::from(address.sixteen()));
@@ -123,10 +125,14 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
 
     /// Where lookups in a FIB start.
     #[inline(always)]
-    pub(super) fn start(&self, fib: usize) -> Root<'_> {
+    pub(super) fn start<'r>(&'r self, nodes: &'r Nodes<'_>, fib: usize) -> Root<'r> {
         let (tables, _) = self.roots.as_chunks::<WIDE>();
-        let slots = tables.get(fib);
-        Root { fib, slots }
+        let (pairs, _) = nodes.pages.bytes.as_chunks();
+        Root {
+            fib,
+            slots: tables.get(fib),
+            pairs,
+        }
     }
 
     /// As [`Family::find`] in the FIB that starts there, for the packet path, which is
@@ -139,8 +145,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         };
         let slot = table.get(usize::from(address.sixteen()));
         let slot = slot.copied().unwrap_or(0);
-        let found = nodes.flat(slot, address.third());
-        if is_code(found) {
+        let found = Nodes::flat(root.pairs, slot, address.third());
+        if found != 0 {
             return found;
         }
         self.call_below(nodes, fib, (slot, address))
@@ -255,7 +261,7 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         addresses: &[B],
         codes: &mut [u32],
     ) {
-        if let (Some(table), Some(of_v4)) = (self.start(fib).slots, B::all_v4(addresses)) {
+        if let (Some(table), Some(of_v4)) = (self.start(nodes, fib).slots, B::all_v4(addresses)) {
             self.find_all_v4(nodes, (fib, table), of_v4, codes);
             return;
         }

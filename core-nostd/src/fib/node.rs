@@ -295,15 +295,16 @@ impl Nodes<'_> {
         (self.inherit(node), found)
     }
 
-    /// The result in a slot of a flat narrow node that skips nothing, or 0 if it is none.
+    /// The code in a slot of a flat narrow node that skips nothing, from the memory of
+    /// all nodes; 0 if the node is none.
     #[inline(always)]
-    pub(super) fn flat(&self, node: Slot, slot: u8) -> Slot {
+    pub(super) fn flat(pairs: &[[u8; 2]], node: Slot, slot: u8) -> u32 {
         if node >> INSIDE != (NODE >> FORM | 1) << 3 {
             return 0;
         }
         steps::count();
-        let pair = start(node) / 2 + usize::from(slot);
-        unit::read(self.pages.bytes, FLAT, pair)
+        let code = pairs.get(start(node) / 2 + usize::from(slot));
+        code.map_or(0, |code| u32::from(u16::from_le_bytes(*code)))
     }
 
     /// Writes the result in a slot. It must be the only one of its run, as those that

@@ -89,7 +89,7 @@ impl<V: Value + 'static> Fib<'_, V> {
     /// Where lookups of IPv4 addresses in a FIB start, for those who do many.
     #[inline(always)]
     pub fn start_v4(&self, fib: usize) -> Root<'_> {
-        self.v4.start(fib)
+        self.v4.start(&self.nodes, fib)
     }
 
     /// As [`Fib::lookup`] in the FIB that starts there.
