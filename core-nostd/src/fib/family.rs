@@ -164,6 +164,13 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         if is_code(slot) {
             return slot;
         }
+        if B::WIDTH == 32 {
+            let (pairs, _) = nodes.pages.bytes.as_chunks();
+            let code = Nodes::flat(pairs, slot, address.third());
+            if code != 0 {
+                return code;
+            }
+        }
         // The first node is mostly the only one.
         if Nodes::is_narrow(slot) {
             let code = nodes.code(slot, address.third());
