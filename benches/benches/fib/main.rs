@@ -48,6 +48,7 @@ fn main() {
     family::<u32>(&options, v4_tables, &mut lines);
     family::<u128>(&options, v6_tables, &mut lines);
     if options.record {
+        options.must_be_whole();
         plot::record(&lines);
         readme::write(&lines);
     }

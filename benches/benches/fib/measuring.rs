@@ -37,6 +37,15 @@ impl Options {
         options
     }
 
+    /// Panics when only a part is asked for: a record is of all.
+    pub fn must_be_whole(&self) {
+        let whole = self.family.is_none() && self.size.is_none();
+        assert!(
+            whole,
+            "record takes no part: leave out the family and the size"
+        );
+    }
+
     /// The sizes of this family's tables that are asked for.
     pub fn sizes<K: Key>(&self) -> Vec<usize> {
         let family = self.family.as_deref();

@@ -101,7 +101,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             Some(table) => table.get(usize::from(address.sixteen())),
             None => {
                 let first = usize::try_from(address.head(B::HEAD - self.stride)).unwrap_or(0);
-                self.roots.get((fib << self.stride) + first)
+                let table = fib.checked_mul(1 << self.stride);
+                table.and_then(|table| self.roots.get(table.saturating_add(first)))
             }
         };
         slot.copied().unwrap_or(0)
@@ -152,24 +153,30 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         self.call_below(nodes, fib, (slot, address))
     }
 
-    /// As [`Family::find_below`], as a call.
+    /// As [`Family::find_behind`], as a call.
     #[inline(never)]
     fn call_below(&self, nodes: &Nodes<'_>, fib: usize, at: (Slot, B)) -> u32 {
-        self.find_below(nodes, fib, at)
+        self.find_behind(nodes, fib, at)
     }
 
     /// From a root slot that 16 bits chose.
     #[inline(always)]
     fn find_below(&self, nodes: &Nodes<'_>, fib: usize, (slot, address): (Slot, B)) -> u32 {
-        if is_code(slot) {
-            return slot;
-        }
         if B::WIDTH == 32 {
             let (pairs, _) = nodes.pages.bytes.as_chunks();
             let code = Nodes::flat(pairs, slot, address.third());
             if code != 0 {
                 return code;
             }
+        }
+        self.find_behind(nodes, fib, (slot, address))
+    }
+
+    /// The same, when the node is not flat or does not know.
+    #[inline(always)]
+    fn find_behind(&self, nodes: &Nodes<'_>, fib: usize, (slot, address): (Slot, B)) -> u32 {
+        if is_code(slot) {
+            return slot;
         }
         // The first node is mostly the only one.
         if Nodes::is_narrow(slot) {
@@ -231,7 +238,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
             0 => 0,
             short => usize::try_from(address.head(B::HEAD - short)).unwrap_or(0),
         };
-        let code = self.shorts.get((fib << self.short) + first);
+        let table = fib.checked_mul(1 << self.short);
+        let code = table.and_then(|table| self.shorts.get(table.saturating_add(first)));
         code.copied().unwrap_or(0)
     }
 

@@ -79,7 +79,7 @@ struct Aligned<T>(T);
 /// all, IPv4 and IPv6 in any mix. All-zero memory is empty.
 ///
 /// The others size the lookup structure. `ROOT` (1 or 65,536) and `SHORT` (a power
-/// of two, at least `ROOT` / 256) are the tables that the first bits index; `PAGES`
+/// of two, at least `ROOT` / 256, at most 4,096) are the tables that the first bits index; `PAGES`
 /// of 1,152 bytes hold the nodes behind, of eight bits each, and IPv6 leaves, to which as
 /// many buckets of 64 bytes are shortcuts.
 #[derive(FromZeros, Immutable)]
@@ -128,10 +128,11 @@ struct State {
 pub struct Usage {
     /// Of the prefix store.
     pub store: usize,
-    /// Of the lookup structure: groups and blocks, and the root tables of all FIBs
+    /// Of the lookup structure: pages of nodes and leaves, and the root tables of all FIBs
     /// that have a prefix.
     pub lookup: usize,
-    /// Whether some lookups may end in the store for want of memory.
+    /// Whether some lookups may end in the store for want of memory, or until an update
+    /// passes by: updates heal that, and [`Fib::heal`].
     pub pressed: bool,
 }
 
@@ -153,11 +154,12 @@ impl<
     const PAGES: usize,
 > FibStorage<V, FIBS, ROUTES, ROOT, SHORT, PAGES>
 {
-    /// Roots resolve whole bytes, a prefix covers at most half of 256 root slots,
+    /// Roots resolve whole bytes, and those of one slot are fewer than those of 16 bits
+    /// have for one FIB; a prefix covers at most half of 256 root slots,
     /// and slots can name all granules.
     const FITS: () = assert!(
         ROUTES <= store::MAX_ENTRIES
-            && (ROOT == 1 || ROOT == 1 << 16)
+            && (ROOT == 1 && FIBS < 1 << 16 || ROOT == 1 << 16)
             && SHORT.is_power_of_two()
             && SHORT <= ROOT
             && SHORT <= 1 << 12

@@ -2,7 +2,7 @@
 //!
 //! A node is one block, and the slot that leads to it says where it is, into how many
 //! units it is cut and of which form they are (`unit.rs`), so that a lookup reads one
-//! unit, which is in one cache line, and nothing in between. Narrow nodes hold codes
+//! unit, mostly one cache line, and nothing in between. Narrow nodes hold codes
 //! only and have no node below them. Each unit has the node's `inherit`.
 //!
 //! A granule before the units, the header, says what the node's addresses have in

@@ -123,7 +123,7 @@ impl Shortcuts<'_> {
         let place = place(first(address), salt(fib), self.buckets());
         let bucket = self.buckets.get(index(place));
         let word = bucket.map_or(0, |bucket| joined(bucket.select(first(address))));
-        if index(word >> FIB) != fib + 1 {
+        if index(word >> FIB) != fib.wrapping_add(1) {
             return 0;
         }
         let (lines, _) = bytes.as_chunks();

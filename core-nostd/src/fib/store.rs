@@ -471,9 +471,12 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
         self.ended(&walk).map(|(link, _)| link)
     }
 
-    /// The subtree of the entries that `prefix` covers, itself not.
+    /// The subtree of the entries that `prefix` covers, itself not. There must be some:
+    /// nothing is compared with one of them, which may be far down.
     pub(super) fn inside(&self, root: Link, prefix: Prefix<B>) -> Link {
-        self.longer(self.subtree(root, prefix), prefix.length)
+        let mut walk = Walk::from(root);
+        self.walk(&mut walk, prefix, 2 * u16::from(prefix.length));
+        self.longer(walk.link, prefix.length)
     }
 
     /// What is longer than this in a subtree of entries that share so many bits.
@@ -495,9 +498,18 @@ impl<B: Bits, V: Copy> Store<'_, B, V> {
         }
     }
 
-    /// Some prefix of a subtree.
-    pub(super) fn sample(&self, link: Link) -> Option<Prefix<B>> {
-        self.entry(self.first(link)?).map(Entry::prefix)
+    /// Some prefix of a subtree: one that is not far down, if there is one right beside
+    /// the way to the first.
+    pub(super) fn sample(&self, mut link: Link) -> Option<Prefix<B>> {
+        while let Some(fork) = self.fork(link) {
+            let [left, right] = [false, true].map(|side| fork.child(side));
+            link = if left & ENTRY == 0 && right & ENTRY != 0 {
+                right
+            } else {
+                left
+            };
+        }
+        self.entry(link).map(Entry::prefix)
     }
 
     /// What lies below a link: one entry, or entries that part.

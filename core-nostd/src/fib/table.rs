@@ -107,20 +107,25 @@ impl<V: Value + 'static> Fib<'_, V> {
     /// The value of exactly this prefix.
     pub fn get<B: Address>(&self, fib: usize, prefix: Prefix<B>) -> Option<&V> {
         let family = B::of(self);
-        let link = family.store.find(*family.tries.get(fib)?, prefix)?;
+        let link = family
+            .store
+            .find(*family.tries.get(fib)?, canonical(prefix))?;
         family.store.at(link).map(|(_, value)| value)
     }
 
     /// The value of exactly this prefix, to change anything but its code in place.
     pub fn get_mut<B: Address>(&mut self, fib: usize, prefix: Prefix<B>) -> Option<&mut V> {
         let (family, _) = B::of_mut(self);
-        family.store.get_mut(*family.tries.get(fib)?, prefix)
+        family
+            .store
+            .get_mut(*family.tries.get(fib)?, canonical(prefix))
     }
 
     /// The entry that follows `after`, which need not be there, in the order of
     /// addresses, a prefix before the longer ones that it holds; the first for `None`.
     pub fn next<B: Address>(&self, fib: usize, after: Option<Prefix<B>>) -> Option<(Prefix<B>, V)> {
         let family = B::of(self);
+        let after = after.map(canonical);
         let link = family.store.next(*family.tries.get(fib)?, after)?;
         family
             .store
@@ -184,7 +189,9 @@ impl<V: Value + 'static> Fib<'_, V> {
         };
         update.run(prefix);
         if update.pressed {
-            self.state.heal = self.len();
+            // As many as there are prefixes, and ends of FIBs in both families.
+            let fibs = u32::try_from(B::of(self).tries.len()).unwrap_or(u32::MAX);
+            self.state.heal = self.len().saturating_add(fibs.saturating_mul(2));
         }
         if B::V6 && prefix.length >= leaf::START {
             self.renew_shortcut::<B>(fib, prefix, &way);

@@ -1,4 +1,5 @@
-//! Units of nodes: the results of 1 to 128 neighbouring slots in at most one cache line.
+//! Units of nodes: the results of 1 to 128 neighbouring slots in at most a cache line's
+//! bytes, and in one line, where no header moves its node by half of one.
 //!
 //! A unit keeps its slots as runs of equal results, in one of these forms; a node is
 //! 2^k units side by side, and k is its *split*:
@@ -266,8 +267,9 @@ pub(super) fn changes(slots: &[Slot; 16], before: Slot) -> u16 {
     marks
 }
 
-/// Writes a unit of its slots, sixteen or a multiple, and returns the number of runs; `None` when there are too
-/// many: then it is as it was. `first` is the number of the first slot.
+/// Writes a unit of its slots, sixteen or a multiple, and returns the number of runs;
+/// `None` when there are too many: then it is as it was. `first` is the number of the
+/// first slot.
 pub(super) fn encode(unit: &mut [u8], form: usize, first: u8, slots: &[Slot]) -> Option<usize> {
     let mut runs = [(0, 0); capacity(LINE)];
     let runs = runs.get_mut(..capacity(form))?;

@@ -385,14 +385,15 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
     /// prefixes are left to the store, but the one that `kept` is the node of.
     fn build(&mut self, from: Link, start: Prefix<B>, kept: &mut Option<Kept<B>>) -> Open {
         let mut open = Open::empty();
-        // One for each slot.
-        let mut longer_ones = heapless::Vec::<(Link, B), SLOTS>::new();
+        // What is longer than its slot, whose number is beside it.
+        let mut longer_ones = heapless::Vec::<(Link, u8), SLOTS>::new();
         let store = &self.family.store;
         let link = store.subtree(from, start);
         store.visit(link, start.length + 8, |link, longer| {
             if longer {
                 let sample = store.sample(link).map_or(start.bits, |sample| sample.bits);
-                let _ = longer_ones.push((link, sample));
+                let [.., number] = sample.field(start.length, 8).to_be_bytes();
+                let _ = longer_ones.push((link, number));
             } else if let Some((found, value)) = store.at(link)
                 && found.length > start.length
                 && let Some(covered) = open.slots.get_mut(found.slots(start.length))
@@ -400,8 +401,8 @@ impl<B: Bits, V: Value> Update<'_, '_, B, V> {
                 covered.fill(u32::from(value.code()));
             }
         });
-        for (deep, sample) in longer_ones {
-            let number = index(sample.field(start.length, 8));
+        for (deep, number) in &longer_ones {
+            let (deep, number) = (*deep, usize::from(*number));
             let Some(slot) = open.slots.get_mut(number) else {
                 continue;
             };

@@ -86,6 +86,54 @@ fn probes<B: Bits>(address: u128) -> Vec<Prefix<B>> {
     (0..=B::WIDTH).map(at).collect()
 }
 
+/// Behind each slot of a node prefixes of all lengths, of which the first is the
+/// deepest in the store; and then what covers half of the slots, or none.
+fn leaning<B: Address>(fib: &mut Fib<'_, u32>, top: u128, depth: u8) -> u64 {
+    let mut worst = 0;
+    let mut set = Vec::new();
+    for slot in 0..256u128 {
+        let base = top | slot << (120 - depth);
+        set.push(prefix(B::from_wide(base), B::WIDTH));
+        let beside = |length| prefix(B::from_wide(base | 1u128 << (128 - length)), length);
+        set.extend((depth + 9..=B::WIDTH).map(beside));
+    }
+    for at in &set {
+        counted(&mut worst, || fib.insert(0, *at, 1)).unwrap();
+    }
+    for length in [depth + 1, depth + 2, depth + 7] {
+        let at = prefix(B::from_wide(top), length);
+        for value in [100, 101] {
+            counted(&mut worst, || fib.insert(0, at, value)).unwrap();
+        }
+        counted(&mut worst, || fib.remove(0, at));
+    }
+    for at in &set {
+        counted(&mut worst, || fib.remove(0, *at));
+    }
+    worst
+}
+
+#[test]
+fn updates_of_nodes_with_deep_tries_behind_them_visit_as_few() {
+    fn sets<const ROOT: usize, const SHORT: usize, const PAGES: usize>() {
+        let mut storage = boxed::<FibStorage<u32, 1, 32_000, ROOT, SHORT, PAGES>>();
+        let mut fib = storage.fib();
+        let (top, depth) = if ROOT == 1 {
+            (0, 0)
+        } else {
+            (0x2001 << 112, 16)
+        };
+        let four = leaning::<u32>(&mut fib, top, depth);
+        let six = leaning::<u128>(&mut fib, top, depth);
+        std::println!("{ROOT} roots, {PAGES} pages: updates visit at most {four} and {six}");
+        assert!(four.max(six) <= UPDATE);
+    }
+    sets::<65_536, 256, 2000>();
+    sets::<65_536, 256, 3>();
+    sets::<1, 1, 2000>();
+    sets::<1, 1, 8>();
+}
+
 #[test]
 fn lookups_and_updates_visit_a_bounded_number_of_places() {
     fn sets<const ROOT: usize, const SHORT: usize, const PAGES: usize>() {
