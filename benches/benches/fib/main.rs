@@ -84,6 +84,8 @@ fn family<K: Key>(
     for size in options.sizes::<K>() {
         let figures = measure(size, tables(), options.rounds);
         report::<K>(size, &figures);
+        let right = figures.iter().all(|figures| figures.wrong == 0);
+        assert!(right || !options.record, "wrong answers are not recorded");
         lines.extend(figures.iter().map(|figures| Line {
             family: K::NAME,
             routes: size,

@@ -63,6 +63,7 @@ fn main() {
     let huge = family::<u32>(&options, v4_tables, &mut record)
         + family::<u128>(&options, v6_tables, &mut record);
     if options.record {
+        options.must_be_whole();
         // Asked for is not given: what the kernel says counts.
         let name = if huge > 0 { "-huge" } else { "" };
         let results = concat!(env!("CARGO_MANIFEST_DIR"), "/results/fib-candidates");

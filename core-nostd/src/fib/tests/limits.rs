@@ -209,6 +209,51 @@ fn what_found_no_room_gets_it_when_there_is_some() {
 }
 
 #[test]
+fn what_found_no_room_gets_it_in_one_of_many_fibs() {
+    // So many that the ends of FIBs outnumber the routes that are left.
+    let mut storage = boxed::<FibStorage<u32, 255, 600, 1, 1, 2>>();
+    let mut fib = storage.fib();
+    let at = |number: u32| prefix((0x0a00_0000 + (number << 20)) ^ (number << 9), 26);
+    let beside = |number: u32| prefix(at(number).bits | 0x40, 26);
+    for number in 0..200 {
+        fib.insert(7, at(number), 1 + number % 3).unwrap();
+        fib.insert(7, beside(number), 4 + number % 3).unwrap();
+    }
+    assert!(fib.usage().pressed);
+    for number in 4..200 {
+        fib.remove(7, at(number));
+        fib.remove(7, beside(number));
+    }
+    for _ in 0..4 {
+        fib.heal(u32::MAX);
+    }
+    assert!(!fib.usage().pressed);
+    let before = steps::so_far();
+    for number in 0..4 {
+        assert_eq!(fib.lookup(7, at(number).bits), 1 + number % 3);
+    }
+    assert!(steps::so_far() - before <= 4 * 4, "still from the store");
+}
+
+#[test]
+fn bits_behind_a_prefixs_length_do_not_count() {
+    let mut storage = boxed::<Tiny>();
+    let mut fib = storage.fib();
+    let untidy = Prefix {
+        bits: v4("10.1.2.3/32").bits,
+        length: 8,
+    };
+    fib.insert(0, untidy, 5).unwrap();
+    assert_eq!(fib.get(0, untidy), Some(&5));
+    assert_eq!(fib.next(0, None), Some((v4("10.0.0.0/8"), 5)));
+    assert_eq!(fib.next(0, Some(untidy)), None);
+    assert_eq!(fib.lookup(usize::MAX, 1u32), 0, "no such FIB");
+    assert_eq!(fib.lookup(1 << 48, v4("10.1.2.3/32").bits), 0, "nor this");
+    assert_eq!(fib.lookup(usize::MAX, 1u128), 0);
+    assert_eq!(fib.remove(0, untidy), Some(5));
+}
+
+#[test]
 fn moving_blocks_out_of_sparse_pages_makes_room() {
     // Room for 40 large nodes (a header and 512 bytes, two in a page) and 66 small ones
     // (32 bytes, 36 in a page), but not for large ones beside 22 pages that each have
