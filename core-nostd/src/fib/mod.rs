@@ -222,7 +222,7 @@ fn family<'a, B, V, const FIBS: usize, const ROOT: usize, const SHORT: usize>(
 }
 
 /// The FIB of a microcontroller: 64 routes.
-pub type TinyFib<V> = FibStorage<V, 2, 64, 1, 1, 4>;
+pub type TinyFib<V> = FibStorage<V, 2, 64, 1, 1, 3>;
 /// The FIB of an appliance: 64 k routes.
 pub type ApplianceFib<V> = FibStorage<V, 8, 65_536, 65_536, 256, 4096>;
 /// The FIB of a Linux host: 1 M routes.

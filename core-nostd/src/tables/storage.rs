@@ -33,7 +33,7 @@ pub struct Storage<
     const WAITING: usize = 2,
     const ROOT: usize = 1,
     const SHORT: usize = 1,
-    const PAGES: usize = 4,
+    const PAGES: usize = 3,
 > {
     networks: [NetworkEntry; NETWORKS],
     ports: [PortEntry; PORTS],
