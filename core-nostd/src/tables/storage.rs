@@ -54,7 +54,7 @@ pub struct Storage<
 pub type Tiny = Storage<2, 8, 8, 64, 8, 1>;
 /// For an appliance or a SmartNIC.
 pub type Appliance = Storage<8, 4096, 4096, 65_536, 1024, 64, 65_536, 256, 4096>;
-/// For a Linux host. 1 M routes are an allocation of some 115 MB of which only
+/// For a Linux host. 1 M routes are an allocation of some 117 MB of which only
 /// what is used is ever touched.
 pub type Host = Storage<16, 4096, 16_384, 1_000_000, 64, 16, 65_536, 256, 32_768>;
 
