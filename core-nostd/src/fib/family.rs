@@ -268,7 +268,8 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
     }
 
     /// Looks up as many addresses as both slices have. Those of a batch take each
-    /// step together, so that the processor waits for all of their memory at once.
+    /// step together where that is faster, so that the processor waits for all of their
+    /// memory at once.
     pub(super) fn find_all(
         &self,
         nodes: &Nodes<'_>,
@@ -276,6 +277,9 @@ impl<B: Bits, V: Value> Family<'_, B, V> {
         addresses: &[B],
         codes: &mut [u32],
     ) {
+        let count = addresses.len().min(codes.len());
+        let addresses = addresses.get(..count).unwrap_or_default();
+        let codes = codes.get_mut(..count).unwrap_or_default();
         if let (Some(table), Some(of_v4)) = (self.start(nodes, fib).slots, B::all_v4(addresses)) {
             self.find_all_v4(nodes, (fib, table), of_v4, codes);
             return;

@@ -6,10 +6,10 @@
 //! | long | 128 | 32 | 32 | 32 |
 //!
 //! An end is the last number of a run with its first bit flipped, so that signed
-//! comparisons order it, as which vectors have; ends that are not used are the largest.
+//! comparisons order it, which vectors have; ends that are not used are the largest.
 //! Numbers are in the machine's byte order.
 
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::Value;
 use super::bits::{Bits, Prefix};
@@ -40,9 +40,7 @@ pub(super) fn flip(number: u16) -> i16 {
     (number ^ 0x8000).cast_signed()
 }
 
-/// A leaf's lines.
-#[derive(Clone, Copy, FromZeros, Immutable, IntoBytes)]
-#[repr(C)]
+/// A leaf as it is made, before it is written to its lines.
 pub(super) struct Leaf {
     ends: [i16; LONG],
     codes: [u16; LONG],

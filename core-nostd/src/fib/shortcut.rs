@@ -12,6 +12,7 @@ use zerocopy::{FromZeros, Immutable};
 use super::leaf::{self, LINE, Leaf};
 use super::node::index;
 use super::pages::{GRANULE, Pages};
+use super::steps;
 
 /// Leaves in a bucket.
 const WAYS: usize = 8;
@@ -120,12 +121,14 @@ impl Shortcuts<'_> {
     /// The code of an address, or 0.
     #[inline(always)]
     pub(super) fn find(&self, bytes: &[u8], fib: usize, address: u128) -> u32 {
+        steps::count();
         let place = place(first(address), salt(fib), self.buckets());
         let bucket = self.buckets.get(index(place));
         let word = bucket.map_or(0, |bucket| joined(bucket.select(first(address))));
         if index(word >> FIB) != fib.wrapping_add(1) {
             return 0;
         }
+        steps::count();
         let (lines, _) = bytes.as_chunks();
         let Some(ends) = lines.get(line(word)) else {
             return 0;

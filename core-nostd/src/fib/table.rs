@@ -98,8 +98,9 @@ impl<V: Value + 'static> Fib<'_, V> {
         self.v4.find_from(&self.nodes, root, address)
     }
 
-    /// Looks up as many addresses as both slices have, and writes their codes: 64 at
-    /// a time take each step together, so that the processor waits for all at once.
+    /// Looks up as many addresses as both slices have, and writes their codes. 64 of IPv4
+    /// take each step together, so that the processor waits for all at once; those of
+    /// IPv6 so only where tables are large and no prefixes have shortcuts.
     pub fn lookup_batch<B: Address>(&self, fib: usize, addresses: &[B], codes: &mut [u32]) {
         B::of(self).find_all(&self.nodes, fib, addresses, codes);
     }

@@ -105,6 +105,18 @@ fn a_batch_answers_as_its_addresses_alone() {
             let alone = addresses[..count].iter().map(|at| fib.lookup(0, *at));
             assert_eq!(codes, alone.collect::<Vec<_>>());
         }
+        // The shorter slice says how many.
+        let mut whole = [0; 100];
+        fib.lookup_batch(0, &addresses[..100], &mut whole);
+        for count in [0, 1, 64, 70] {
+            let mut fewer = std::vec![7; count];
+            fib.lookup_batch(0, &addresses, &mut fewer);
+            assert_eq!(fewer, whole[..count]);
+            let mut more = [7; 100];
+            fib.lookup_batch(0, &addresses[..count], &mut more);
+            assert_eq!(more[..count], whole[..count]);
+            assert!(more[count..].iter().all(|code| *code == 7));
+        }
     }
     for routes in [0, 1, 10, 400] {
         check::<u32>(routes);
