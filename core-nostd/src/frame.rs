@@ -207,6 +207,12 @@ impl<'b> Frame<'b> {
         (self.buffer, self.start..self.end)
     }
 
+    /// The buffer that the frame was made of, and where in it the frame is now: for a
+    /// shell whose devices keep buffers.
+    pub fn into_buffer(self) -> (&'b mut [u8], core::ops::Range<usize>) {
+        (self.buffer, self.start..self.end)
+    }
+
     /// Grows the frame at its front and returns the new bytes, whose content is
     /// whatever was there. `None`, and no change, when the headroom is too small
     /// or the frame would exceed 65,535 bytes.

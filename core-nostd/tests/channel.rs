@@ -84,6 +84,7 @@ fn every_kind_of_request() -> Vec<Request> {
             additions: Capacities::default(),
         }),
         Request::Events { after: 0 },
+        Request::Board(Board::Describe),
         Request::Ping,
     ]
 }
@@ -156,6 +157,8 @@ fn nothing_but_hello_and_ping_before_the_epoch() {
             | Request::Events { .. } => {
                 assert_eq!(response, Response::Error(Error::NoEpoch));
             }
+            // Not for the core, and there is no shell that knows it.
+            Request::Board(_) => assert_eq!(response, Response::Error(Error::Unsupported)),
         }
     }
 }
@@ -166,7 +169,7 @@ fn what_this_version_does_not_know_is_unsupported() {
     let mut gateway = storage.gateway();
     ask(&mut gateway, &hello(1));
     let cases: [(&str, &[u8]); 10] = [
-        ("request", &[77, 7]),
+        ("request", &[77, 8]),
         ("part of a sync", &[77, 5, 3, 5]),
         ("request, with fields", &[77, 100, 1, 2, 3]),
         ("request, of two bytes", &[77, 0x80, 1]),
@@ -346,5 +349,55 @@ proptest! {
         let whole = frames.clone().count() - 1;
         let expected = frames.take(whole).filter(|frame| !frame.is_empty()).count();
         prop_assert_eq!(stream(&mut gateway, &bytes).len(), expected);
+    }
+}
+
+#[test]
+fn the_shell_answers_what_is_for_it_with_the_requests_id() {
+    let mut storage = Tiny::new();
+    let mut gateway = storage.gateway();
+    let mut ask = |request: &Request, knows: bool| {
+        let mut message = vec![0; MAX_MESSAGE];
+        let len = encode_request(77, request, &mut message).unwrap();
+        let event = FrameEvent::Message(&message[..len]);
+        let mut out = vec![0; MAX_FRAME];
+        let len = serve_with(&mut gateway, &event, &mut out, |_, board| {
+            assert_eq!(*request, Request::Board(board.clone()));
+            knows.then_some(BoardAnswer::Done)
+        });
+        let message = decode_frame(&mut out[..len - 1]).unwrap();
+        decode_response(message).unwrap()
+    };
+    let key = Board::SetKey { key: None };
+    let request = Request::Board(key);
+    assert_eq!(
+        ask(&request, true),
+        (77, Response::Board(BoardAnswer::Done))
+    );
+    let unknown = Response::Error(Error::Unsupported);
+    assert_eq!(ask(&request, false), (77, unknown));
+    // What is for the core does not come to the shell.
+    assert_eq!(ask(&Request::Ping, true), (77, Response::Pong));
+}
+
+#[test]
+fn a_mac_address_tells_its_nics_role() {
+    let roles = [
+        Role::Port(PortId(0)),
+        Role::Port(PortId(4095)),
+        Role::Trunk { base: 300 },
+        Role::Management,
+    ];
+    for role in roles {
+        assert_eq!(Role::of(role.mac()), role, "{}", role.mac());
+        assert!(!role.mac().is_group());
+    }
+    let others = [
+        [0x02, 0x63, 0x76, 9, 0, 0],
+        [0x52, 0x54, 0, 1, 0, 1],
+        [0; 6],
+    ];
+    for other in others {
+        assert_eq!(Role::of(MacAddr::new(other)), Role::Unused);
     }
 }

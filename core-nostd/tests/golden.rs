@@ -28,6 +28,9 @@ macro_rules! every {
     }};
 }
 
+#[path = "golden/board.rs"]
+mod board;
+
 #[derive(PartialEq, Debug)]
 #[allow(
     clippy::large_enum_variant,
@@ -254,8 +257,16 @@ fn requests() -> Vec<(String, Message)> {
         "ping" Request::Ping => Request::Ping,
         "sync" Request::Sync(_) => Request::Sync(Sync::End { transaction: 300 }),
         "events" Request::Events { .. } => Request::Events { after: 300 },
+        "board" Request::Board(_) => Request::Board(Board::Describe),
     });
     all.extend(plain.into_iter().map(|(name, r)| (name.into(), r)));
+    for (name, board) in board::requests() {
+        all.push((format!("board.{name}"), Request::Board(board)));
+    }
+    for (name, role) in board::roles() {
+        let request = Board::SetRole { mac: MAC, role };
+        all.push((format!("board.role.{name}"), Request::Board(request)));
+    }
     for (name, sync) in syncs() {
         all.push((format!("sync.{name}"), Request::Sync(sync)));
     }
@@ -408,6 +419,7 @@ fn plain_responses() -> Vec<(&'static str, Response)> {
             kept: 3,
         }),
         "events" Response::Events { .. } => Response::Events { events: list(&[]), lost: 300 },
+        "board" Response::Board(_) => Response::Board(BoardAnswer::Done),
     })
 }
 
@@ -443,6 +455,13 @@ fn responses() -> Vec<(String, Message)> {
             format!("events.{name}"),
             Response::Events { events, lost: 1 },
         ));
+    }
+    for (name, answer) in board::answers() {
+        all.push((format!("board.{name}"), Response::Board(answer)));
+    }
+    for (name, refusal) in board::refusals() {
+        let answer = BoardAnswer::Refused(refusal);
+        all.push((format!("board.refused.{name}"), Response::Board(answer)));
     }
     // The numbers of the counters are part of the protocol, too.
     for counter in Counter::all() {

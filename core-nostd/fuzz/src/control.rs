@@ -150,7 +150,7 @@ fn encoded(id: u32, request: &Request) -> Vec<u8> {
 }
 
 fn request(reader: &mut Reader<'_>) -> Request {
-    match reader.below(12) {
+    match reader.below(13) {
         0 => Request::Hello(Hello {
             version: Version {
                 major: PROTOCOL.major - u16::from(reader.rarely(4)),
@@ -176,9 +176,10 @@ fn request(reader: &mut Reader<'_>) -> Request {
         },
         8 => Request::Ping,
         9 | 10 => Request::Sync(sync(reader)),
-        _ => Request::Events {
+        11 => Request::Events {
             after: reader.u8().into(),
         },
+        _ => Request::Board(Board::Nics { from: reader.u8() }),
     }
 }
 
@@ -312,6 +313,8 @@ fn fits(request: &Request, response: &Response, greeted: bool) -> bool {
         (Request::Read(Read::Routes { .. }), Response::Page(Page::Routes(_))) => true,
         (Request::Counters { .. }, Response::Counters { .. }) => true,
         (Request::Events { .. }, Response::Events { .. }) => true,
+        // There is no shell that knows it.
+        (Request::Board(_), Response::Error(Error::Unsupported)) => false,
         other => panic!("{other:?}"),
     }
 }

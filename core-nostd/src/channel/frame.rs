@@ -98,8 +98,20 @@ impl FrameDecoder {
     }
 
     /// Takes bytes in and hands each completed frame to `found`.
-    pub fn feed(&mut self, bytes: &[u8], mut found: impl FnMut(FrameEvent<'_>)) {
-        for byte in bytes {
+    pub fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(FrameEvent<'_>)) {
+        while !bytes.is_empty() {
+            let (taken, event) = self.next(bytes);
+            if let Some(event) = event {
+                found(event);
+            }
+            bytes = bytes.get(taken..).unwrap_or_default();
+        }
+    }
+
+    /// Takes bytes in up to the end of one frame, and returns how many it took and
+    /// what the frame was; `None` when the bytes end before a frame does.
+    pub fn next(&mut self, bytes: &[u8]) -> (usize, Option<FrameEvent<'_>>) {
+        for (byte, taken) in bytes.iter().zip(1..) {
             if *byte != 0 {
                 match self.buffer.get_mut(self.len) {
                     Some(slot) => {
@@ -112,17 +124,20 @@ impl FrameDecoder {
             }
             let len = core::mem::take(&mut self.len);
             if core::mem::take(&mut self.overflow) {
-                found(FrameEvent::TooLarge);
-            } else if len > 0 {
+                return (taken, Some(FrameEvent::TooLarge));
+            }
+            if len > 0 {
                 let frame = self.buffer.get_mut(..len).unwrap_or_default();
-                found(match decode_frame(frame) {
+                let event = match decode_frame(frame) {
                     // COBS in short blocks is denser than the frame's limit.
                     Some(message) if message.len() + CRC_LEN > MAX_MESSAGE => FrameEvent::TooLarge,
                     Some(message) => FrameEvent::Message(message),
                     None => FrameEvent::Damaged,
-                });
+                };
+                return (taken, Some(event));
             }
         }
+        (bytes.len(), None)
     }
 }
 

@@ -15,7 +15,7 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromZeros, Immutable};
 
-use super::{Error, Event, MAX_EVENTS, Sync, Synced};
+use super::{Board, BoardAnswer, Error, Event, MAX_EVENTS, Sync, Synced};
 use crate::tables::storage::Capacities;
 use crate::{IpPrefix, MacAddr, NetworkId, PeerId, PortId, TableError, Vni};
 
@@ -67,6 +67,8 @@ pub enum Request {
         /// The number of the last event read; 0 starts with the oldest that is kept.
         after: u64,
     },
+    /// Not for the core but for the shell around it, see [`Board`].
+    Board(Board),
 }
 
 /// What the core answers.
@@ -103,6 +105,8 @@ pub enum Response {
         /// Events between the number asked for and the last that are no longer kept.
         lost: u64,
     },
+    /// To `Board`, where there is a shell that knows it.
+    Board(BoardAnswer),
 }
 
 /// Opens a conversation.

@@ -12,6 +12,7 @@
 //! postcard cannot skip what it does not know. `golden.txt` pins the encoding of
 //! every message.
 
+mod board;
 mod codec;
 mod entry;
 mod error;
@@ -21,16 +22,17 @@ mod message;
 mod server;
 mod sync;
 
+pub use board::*;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::Error;
 pub use event::{Event, EventKind, HEADER_BYTES, MAX_EVENTS, PATH_MTU_LIFETIME};
 pub use frame::{FrameDecoder, FrameEvent, MAX_FRAME, MAX_MESSAGE, decode_frame, encode_frame};
 pub use message::*;
-pub use server::serve;
+pub use server::{serve, serve_with};
 pub use sync::{Sync, Synced};
 
 /// The protocol that this crate speaks. Both ends must have the same `major`.
-pub const PROTOCOL: Version = Version { major: 2, minor: 0 };
+pub const PROTOCOL: Version = Version { major: 2, minor: 1 };
 
 /// A fingerprint of all golden encodings, for information: equal schemas encode
 /// every message alike.

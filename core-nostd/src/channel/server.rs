@@ -1,8 +1,8 @@
 //! The core's end of the channel.
 
 use super::{
-    Apply, Error, Hello, MAX_MESSAGE, PAGE, PROTOCOL, Page, Read, Refusal, Request, Response,
-    SCHEMA, Sync, Welcome, codec, frame,
+    Apply, Board, BoardAnswer, Error, Hello, MAX_MESSAGE, PAGE, PROTOCOL, Page, Read, Refusal,
+    Request, Response, SCHEMA, Sync, Welcome, codec, frame,
 };
 use crate::gateway::Gateway;
 use crate::tables::read::first;
@@ -14,10 +14,25 @@ use crate::{Counter, NetworkId};
 ///
 /// Any bytes are answered, garbage with an [`Error`]; nothing panics.
 pub fn serve(gateway: &mut Gateway<'_>, event: &frame::FrameEvent<'_>, out: &mut [u8]) -> usize {
+    serve_with(gateway, event, out, |_, _| None)
+}
+
+/// As [`serve`], for a shell that answers what is not for the core itself: `board` is
+/// asked about a [`Board`], and `None` says that the shell does not know it.
+pub fn serve_with(
+    gateway: &mut Gateway<'_>,
+    event: &frame::FrameEvent<'_>,
+    out: &mut [u8],
+    board: impl FnOnce(&mut Gateway<'_>, &Board) -> Option<BoardAnswer>,
+) -> usize {
     let (id, response) = match event {
         frame::FrameEvent::Damaged => (0, Response::Error(Error::Damaged)),
         frame::FrameEvent::TooLarge => (0, Response::Error(Error::TooLarge)),
         frame::FrameEvent::Message(message) => match codec::decode_request(message) {
+            Ok((id, Request::Board(request))) => {
+                let answer = board(gateway, &request).map(Response::Board);
+                (id, answer.unwrap_or(Response::Error(Error::Unsupported)))
+            }
             Ok((id, request)) => (id, answer(gateway, &request)),
             Err(e) => (e.id, Response::Error(e.error)),
         },
@@ -47,6 +62,7 @@ fn answer(gateway: &mut Gateway<'_>, request: &Request) -> Response {
             let (events, lost) = gateway.state.events.after(*after);
             Response::Events { events, lost }
         }
+        Request::Board(_) => Response::Error(Error::Unsupported),
     }
 }
 
