@@ -35,7 +35,7 @@ impl Instant {
     }
 
     /// So much later; at the end of time for what would be behind it.
-    pub(crate) fn after(self, span: Duration) -> Self {
+    pub fn after(self, span: Duration) -> Self {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         Instant(self.0.saturating_add(micros))
     }

@@ -47,6 +47,11 @@ impl Pool {
         self.free.len()
     }
 
+    /// Number of buffers that there are, in use or not.
+    pub fn capacity(&self) -> usize {
+        self.free.capacity()
+    }
+
     /// Whether all are in use.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty()

@@ -1,15 +1,33 @@
 //! culvert's packet core on bare metal.
 //!
-//! [`Appliance`] is everything that does not depend on the hardware: the main loop,
-//! the roles of NICs, trunks, the control channel. A [`Board`] is the hardware. The
-//! images for QEMU's machines are in `src/bin`.
+//! An [`Appliance`] is everything that does not depend on the hardware: the main loop,
+//! the roles of NICs, trunks, the control channel. A [`Board`] is the hardware: about
+//! ten functions. The images for QEMU's machines are in `src/bin`.
 #![no_std]
 
-pub mod board;
-pub mod buffers;
+mod answer;
+mod appliance;
+mod board;
+mod buffers;
+mod control;
+mod log;
+mod nics;
+mod plane;
+pub mod trunk;
+mod watch;
 
+pub use appliance::Appliance;
 pub use board::{Board, End};
 pub use buffers::{BATCH, Batch, Buffer, Pool};
+pub use nics::MAX_PORTS;
+pub use plane::SPARES;
 
 /// NICs that an appliance has at most.
 pub const MAX_NICS: usize = 32;
+
+/// Bytes of a frame at most, Ethernet header and 802.1Q tag included.
+pub const LARGEST_FRAME: usize = 1_800;
+
+/// Bytes of a buffer: headroom, the largest frame, and room for what a tunnel takes
+/// away, so that an error about it can be written in place.
+pub const BUFFER_LEN: usize = 2_048;

@@ -49,9 +49,9 @@ pub enum Board {
         /// Whether to do what is due at that time.
         tick: bool,
     },
-    /// Starts the device anew; there is no answer.
+    /// Starts the device anew; the answer may be lost.
     Restart,
-    /// Switches the device off; there is no answer.
+    /// Switches the device off; the answer may be lost.
     PowerOff {
         /// What an emulator ends with.
         status: u8,

@@ -1,0 +1,147 @@
+//! What the appliance answers of itself, where the core is not asked.
+
+use culvert_core::Instant;
+use culvert_core::channel::{
+    Board as Request, BoardAnswer, BoardRefusal, Description, Health, SMALL_PAGE,
+};
+use heapless::Vec;
+
+use crate::log::{display, log};
+use crate::plane::Exit;
+use crate::watch::Watch;
+use crate::{End, LARGEST_FRAME};
+
+/// The processor's architecture, as the compiler calls it.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    "aarch64"
+} else if cfg!(target_arch = "x86_64") {
+    "x86_64"
+} else if cfg!(target_arch = "arm") {
+    "arm"
+} else if cfg!(target_arch = "riscv64") {
+    "riscv64"
+} else {
+    "unknown"
+};
+
+/// The core's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Clock {
+    /// It is the board's.
+    Running,
+    /// The host has told what time it is.
+    Held(Instant),
+}
+
+impl Clock {
+    /// The time for the core, at a time of the board's.
+    pub(crate) fn at(self, board: Instant) -> Instant {
+        match self {
+            Clock::Running => board,
+            Clock::Held(at) => at,
+        }
+    }
+}
+
+/// What a request wants beyond an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asked {
+    /// What is due now.
+    Tick,
+    /// To end.
+    End(End),
+}
+
+/// What is needed to answer.
+pub(crate) struct Desk<'p> {
+    pub(crate) exit: &'p mut Exit,
+    pub(crate) clock: &'p mut Clock,
+    pub(crate) watch: &'p Watch,
+    pub(crate) now: Instant,
+    /// The most bytes of stack ever in use.
+    pub(crate) stack: u32,
+}
+
+impl Desk<'_> {
+    pub(crate) fn answer(&mut self, request: &Request) -> (BoardAnswer, Option<Asked>) {
+        let mut then = None;
+        let answer = match request {
+            Request::Describe => BoardAnswer::Description(self.description()),
+            Request::Nics { from } => {
+                let nics = self.exit.nics.list().iter().skip(usize::from(*from));
+                let page = nics.take(SMALL_PAGE).cloned();
+                BoardAnswer::Nics(page.collect::<Vec<_, SMALL_PAGE>>())
+            }
+            Request::SetRole { mac, role } => match self.exit.nics.set_role(*mac, *role) {
+                Ok(()) => {
+                    log!(info, "NIC {}: {}", display!(*mac), display!(*role));
+                    BoardAnswer::Done
+                }
+                Err(refusal) => BoardAnswer::Refused(refusal),
+            },
+            Request::Health => BoardAnswer::Health(self.health()),
+            Request::SetManagement(_) | Request::SetKey { .. } => {
+                BoardAnswer::Refused(BoardRefusal::NoManagement)
+            }
+            Request::HoldClock { micros, tick } => {
+                if *self.clock == Clock::Running {
+                    log!(warn, "the clock is held, for a test, until the next start");
+                }
+                *self.clock = Clock::Held(Instant::from_micros(*micros));
+                then = tick.then_some(Asked::Tick);
+                BoardAnswer::Done
+            }
+            Request::Restart => {
+                then = Some(Asked::End(End::Restart));
+                BoardAnswer::Done
+            }
+            Request::PowerOff { status } => {
+                then = Some(Asked::End(End::Off(*status)));
+                BoardAnswer::Done
+            }
+        };
+        (answer, then)
+    }
+
+    fn description(&self) -> Description {
+        // Both texts are known when this is compiled, and are shorter than their room.
+        let version = core::env!("CARGO_PKG_VERSION");
+        Description {
+            architecture: ARCHITECTURE.try_into().unwrap_or_default(),
+            version: version.try_into().unwrap_or_default(),
+            nics: number(self.exit.nics.list().len()),
+            largest_frame: number(LARGEST_FRAME),
+            buffers: number(self.exit.pool.capacity()),
+            management: false,
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            micros: self.now.micros(),
+            buffers_free: number(self.exit.pool.len()),
+            unsent: self.exit.unsent,
+            no_buffer: self.exit.no_buffer,
+            stack: self.stack,
+            refused: 0,
+            ..self.watch.health()
+        }
+    }
+}
+
+/// A number in a smaller type, or the largest of that.
+fn number<T: TryFrom<usize> + Bound>(number: usize) -> T {
+    T::try_from(number).unwrap_or(T::LARGEST)
+}
+
+trait Bound {
+    const LARGEST: Self;
+}
+
+impl Bound for u8 {
+    const LARGEST: u8 = u8::MAX;
+}
+
+impl Bound for u16 {
+    const LARGEST: u16 = u16::MAX;
+}

@@ -1,0 +1,133 @@
+//! The main loop: frames within a budget, control within a budget, send, sleep.
+
+use core::time::Duration;
+
+use culvert_core::channel::serve_with;
+use culvert_core::{Gateway, Instant};
+
+use crate::answer::{Asked, Clock, Desk};
+use crate::control::{Conversation, Stream};
+use crate::log::{display, log};
+use crate::nics::Nics;
+use crate::plane::Plane;
+use crate::watch::Watch;
+use crate::{Board, Pool};
+
+/// How often the core is asked for what it has to say by itself.
+const TICK: Duration = Duration::from_millis(100);
+
+/// An appliance: a board, and the core that decides about its frames.
+pub struct Appliance<'a, B: Board> {
+    board: B,
+    gateway: Gateway<'a>,
+    plane: Plane,
+    console: Conversation,
+    clock: Clock,
+    watch: Watch,
+    next_tick: Instant,
+}
+
+impl<'a, B: Board> Appliance<'a, B> {
+    /// An appliance whose roles are those that the NICs' MAC addresses tell.
+    ///
+    /// [`crate::SPARES`] buffers of the pool are kept for what the core makes itself;
+    /// each must have room for [`culvert_core::Frame::HEADROOM`] and the largest frame.
+    pub fn new(board: B, gateway: Gateway<'a>, pool: Pool) -> Self {
+        let nics = Nics::new((0..board.nics()).map(|nic| board.mac(nic)));
+        for nic in nics.list() {
+            log!(info, "NIC {}: {}", display!(nic.mac), display!(nic.role));
+        }
+        Appliance {
+            board,
+            gateway,
+            plane: Plane::new(nics, pool),
+            console: Conversation::new(),
+            clock: Clock::Running,
+            watch: Watch::default(),
+            next_tick: Instant::ZERO,
+        }
+    }
+
+    /// Runs until the host tells it to end.
+    pub fn run(mut self) -> ! {
+        loop {
+            if !self.turn() {
+                self.board.sleep(self.next_tick);
+            }
+        }
+    }
+
+    /// One turn: at most [`crate::BATCH`] frames of each NIC and one request of each
+    /// conversation, so that none holds up another. Returns whether there was anything
+    /// to do.
+    ///
+    /// Does not return when the request was to restart or to switch off.
+    pub fn turn(&mut self) -> bool {
+        let (began, count) = (self.board.now(), self.board.instructions());
+        let now = self.clock.at(began);
+        let mut frames = 0;
+        for nic in 0..self.plane.exit.nics.list().len() {
+            frames += self
+                .plane
+                .forward(&mut self.board, &mut self.gateway, (now, nic));
+        }
+        let (worked, asked) = self.converse(began);
+        let due = began >= self.next_tick;
+        if due {
+            self.next_tick = began.after(TICK);
+        }
+        // Where the clock is held, time passes when the host says so.
+        let tick = match asked {
+            Some(Asked::Tick) => true,
+            _ => due && self.clock == Clock::Running,
+        };
+        if tick {
+            let now = self.clock.at(began);
+            self.plane.tick(&mut self.board, &mut self.gateway, now);
+        }
+        self.plane.exit.flush(&mut self.board);
+        if let Some(Asked::End(how)) = asked {
+            log!(info, "ending, as the host asked");
+            self.board.end(how);
+        }
+        let spent = self.board.instructions().wrapping_sub(count);
+        self.watch.turn((began, self.board.now()), (frames, spent));
+        worked || tick || frames > 0
+    }
+
+    /// Answers one request; returns whether there was anything to do, and what is to
+    /// be done beyond an answer.
+    fn converse(&mut self, now: Instant) -> (bool, Option<Asked>) {
+        let mut asked = None;
+        let mut desk = Desk {
+            exit: &mut self.plane.exit,
+            clock: &mut self.clock,
+            watch: &self.watch,
+            now,
+            stack: self.board.stack(),
+        };
+        let gateway = &mut self.gateway;
+        let console = &mut Console(&mut self.board);
+        let worked = self.console.turn(console, |event, out| {
+            serve_with(gateway, event, out, |_, request| {
+                let (answer, then) = desk.answer(request);
+                asked = then;
+                Some(answer)
+            })
+        });
+        (worked, asked)
+    }
+}
+
+/// The board's control channel.
+struct Console<'b, B>(&'b mut B);
+
+impl<B: Board> Stream for Console<'_, B> {
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        self.0.read(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        self.0.write(bytes)
+    }
+}

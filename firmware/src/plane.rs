@@ -1,0 +1,214 @@
+//! A frame's way through the appliance: NIC, port, core, port, NIC.
+
+use culvert_core::channel::Role;
+use culvert_core::{Fate, Frame, Gateway, Instant, Originated, Packet, PortId};
+use heapless::Vec;
+
+use crate::nics::{Nics, Way};
+use crate::trunk;
+use crate::{BATCH, Batch, Board, Pool};
+
+/// Spare frames for what the core makes of one batch: ICMP errors, fragments, copies,
+/// questions to neighbors.
+pub const SPARES: usize = 64;
+
+/// The batch at work, and the way out.
+pub(crate) struct Plane {
+    batch: Batch,
+    /// For each frame of a trunk's batch the port that it came in by.
+    ports: Vec<Option<PortId>, BATCH>,
+    spares: Vec<Packet<'static>, SPARES>,
+    pub(crate) exit: Exit,
+}
+
+/// The way out: NICs, buffers, and what is counted there.
+pub(crate) struct Exit {
+    pub(crate) nics: Nics,
+    pub(crate) pool: Pool,
+    /// NICs that have got frames to send, a bit each.
+    touched: u32,
+    /// Frames whose port has no NIC.
+    pub(crate) unsent: u64,
+    /// Frames that the core made, for which there was no buffer.
+    pub(crate) no_buffer: u64,
+}
+
+impl Plane {
+    pub(crate) fn new(nics: Nics, mut pool: Pool) -> Self {
+        let spares = (0..SPARES).filter_map(|_| pool.take().and_then(spare));
+        Plane {
+            batch: Vec::new(),
+            ports: Vec::new(),
+            spares: spares.collect(),
+            exit: Exit {
+                nics,
+                pool,
+                touched: 0,
+                unsent: 0,
+                no_buffer: 0,
+            },
+        }
+    }
+
+    /// Takes a batch of a NIC's frames through the core; returns how many.
+    pub(crate) fn forward<B: Board>(
+        &mut self,
+        board: &mut B,
+        gateway: &mut Gateway<'_>,
+        (now, nic): (Instant, usize),
+    ) -> u64 {
+        board.receive(nic, &mut self.exit.pool, &mut self.batch);
+        if self.batch.is_empty() {
+            return 0;
+        }
+        let frames = count(self.batch.len());
+        if let Some(nic) = self.exit.nics.get_mut(nic) {
+            nic.rx_frames += frames;
+        }
+        let mut originated = Originated::new(&mut self.spares);
+        match self.exit.nics.role(nic) {
+            Role::Port(port) => {
+                gateway.process(now, port, &mut self.batch, &mut originated);
+                for packet in self.batch.drain(..) {
+                    self.exit.carry_out(board, port, packet);
+                }
+            }
+            Role::Trunk { base } => {
+                let nics = &self.exit.nics;
+                let ports = self.batch.iter_mut().map(|packet| {
+                    let vid = trunk::untag(&mut packet.frame)?;
+                    nics.port(nic, base, vid)
+                });
+                self.ports.clear();
+                self.ports.extend(ports);
+                let batch = (&self.ports[..], &mut self.batch[..]);
+                process_runs(gateway, now, batch, &mut originated);
+                for (packet, port) in self.batch.drain(..).zip(&self.ports) {
+                    match port {
+                        Some(port) => self.exit.carry_out(board, *port, packet),
+                        None => self.exit.refuse(nic, packet),
+                    }
+                }
+            }
+            Role::Unused | Role::Management => {
+                for packet in self.batch.drain(..) {
+                    self.exit.refuse(nic, packet);
+                }
+            }
+        }
+        let made = originated.into_made().len();
+        self.send_made(board, made);
+        frames
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick<B: Board>(
+        &mut self,
+        board: &mut B,
+        gateway: &mut Gateway<'_>,
+        now: Instant,
+    ) {
+        let mut originated = Originated::new(&mut self.spares);
+        gateway.tick(now, &mut originated);
+        let made = originated.into_made().len();
+        self.send_made(board, made);
+    }
+
+    /// Sends the first spares, which the core has made frames of, and replaces them.
+    fn send_made<B: Board>(&mut self, board: &mut B, made: usize) {
+        for (place, left) in self.spares.iter_mut().take(made).zip((1..=made).rev()) {
+            let Some(fresh) = self.exit.pool.take().and_then(spare) else {
+                self.exit.no_buffer += count(left);
+                return;
+            };
+            // All of it is forwarded: the port that it came in by does not matter.
+            let made = core::mem::replace(place, fresh);
+            self.exit.carry_out(board, PortId::default(), made);
+        }
+    }
+}
+
+impl Exit {
+    /// Does what the core decided about a frame that came in by a port.
+    #[inline]
+    fn carry_out<B: Board>(&mut self, board: &mut B, from: PortId, packet: Packet<'static>) {
+        match packet.fate {
+            Fate::Forward(to) => self.send(board, to, packet.frame),
+            Fate::Reply => self.send(board, from, packet.frame),
+            // What is punted would be for an operating system, and there is none.
+            Fate::Flood | Fate::Punt | Fate::Consume | Fate::Queue | Fate::Drop(_) => {
+                self.pool.give_frame(packet.frame);
+            }
+        }
+    }
+
+    /// Drops a frame that no port takes.
+    fn refuse(&mut self, nic: usize, packet: Packet<'static>) {
+        self.pool.give_frame(packet.frame);
+        if let Some(nic) = self.nics.get_mut(nic) {
+            nic.rx_unclaimed += 1;
+        }
+    }
+
+    /// Sends a frame by the NIC that a port has.
+    #[inline]
+    fn send<B: Board>(&mut self, board: &mut B, to: PortId, mut frame: Frame<'static>) {
+        let way = self.nics.way(to);
+        let tagged = way.and_then(|way| match way.vid {
+            Some(vid) => trunk::tag(&mut frame, vid).map(|()| way),
+            None => Some(way),
+        });
+        let Some(Way { nic, .. }) = tagged else {
+            self.unsent += 1;
+            return self.pool.give_frame(frame);
+        };
+        let sent = board.send(nic, &mut self.pool, frame);
+        self.touched |= 1 << (nic & 31);
+        if let Some(nic) = self.nics.get_mut(nic) {
+            match sent {
+                true => nic.tx_frames += 1,
+                false => nic.tx_full += 1,
+            }
+        }
+    }
+
+    /// Lets the NICs send what they have got.
+    pub(crate) fn flush<B: Board>(&mut self, board: &mut B) {
+        let mut touched = core::mem::take(&mut self.touched);
+        while touched != 0 {
+            // A number below 32.
+            let nic = touched.trailing_zeros() as usize;
+            touched &= touched - 1;
+            board.flush(nic, &mut self.pool);
+        }
+    }
+}
+
+/// A spare frame in a buffer; `None` when the buffer has no room for headroom.
+fn spare(buffer: &'static mut [u8]) -> Option<Packet<'static>> {
+    Frame::new(buffer, Frame::HEADROOM, 0).ok().map(Packet::new)
+}
+
+/// Takes frames through the core, those of one port that stand side by side together.
+fn process_runs(
+    gateway: &mut Gateway<'_>,
+    now: Instant,
+    (mut ports, mut batch): (&[Option<PortId>], &mut [Packet<'static>]),
+    originated: &mut Originated<'_, 'static>,
+) {
+    while let Some(first) = ports.first() {
+        let len = ports.iter().take_while(|port| *port == first).count();
+        let Some((run, rest)) = batch.split_at_mut_checked(len) else {
+            return;
+        };
+        if let Some(port) = first {
+            gateway.process(now, *port, run, originated);
+        }
+        batch = rest;
+        ports = ports.get(len..).unwrap_or_default();
+    }
+}
+
+fn count(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
