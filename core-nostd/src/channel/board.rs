@@ -2,6 +2,11 @@
 //! its NICs and their roles, its health, its management port. The core does not know
 //! these; [`super::serve_with`] hands them to the shell.
 
+#![allow(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the large ones on"
+)]
+
 use core::fmt;
 use core::net::IpAddr;
 
