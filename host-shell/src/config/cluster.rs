@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::address::{Prefixes, address, block, name_problem, overlap};
-use super::network::{Mode, Network, RawNetwork};
+use super::network::{Mode, Network, RawNetwork, RawTunnel};
 use super::{ConfigError, read};
 use crate::mac::Mac;
 
@@ -36,6 +36,11 @@ pub struct Node {
     pub pods: Vec<IpNet>,
     /// The MAC of a foreign node's VXLAN device; `None` for culvert nodes, which derive theirs.
     pub vtep_mac: Option<Mac>,
+    /// The tunnel to this node where that is another than the network's mode says.
+    pub tunnel: Option<Encap>,
+    /// Packets from this node may go on to another that has this too, in whichever
+    /// tunnel that is reached.
+    pub transit: bool,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +58,9 @@ struct RawNode {
     underlay: IpAddr,
     pods: Prefixes,
     vtep_mac: Option<Mac>,
+    tunnel: Option<RawTunnel>,
+    #[serde(default)]
+    transit: bool,
 }
 
 impl Cluster {
@@ -63,7 +71,9 @@ impl Cluster {
     pub fn load(path: &Path) -> Result<Cluster, ConfigError> {
         let file: File = read(path)?;
         let mut problems = Vec::new();
-        let network = file.network.check(&mut problems);
+        let tunnels = file.node.iter().filter_map(|node| node.tunnel);
+        let tunnels: Vec<Encap> = tunnels.map(Encap::from).collect();
+        let network = file.network.check(&tunnels, &mut problems);
         let nodes = file.node.into_iter();
         let nodes = nodes.map(|raw| raw.check(&network, &mut problems));
         let cluster = Cluster {
@@ -79,6 +89,12 @@ impl Cluster {
                 problems,
             })
         }
+    }
+
+    /// All encapsulations that packets leave in, of the mode and of the nodes.
+    pub fn encaps(&self) -> impl Iterator<Item = Encap> {
+        let tunnels = self.nodes.iter().filter_map(|node| node.tunnel);
+        tunnels.chain([self.network.mode.largest()])
     }
 
     /// The entry of the node called `name`, which `config` says this one is.
@@ -149,6 +165,8 @@ impl RawNode {
             underlay: self.underlay,
             pods,
             vtep_mac: self.vtep_mac,
+            tunnel: self.tunnel.map(Encap::from),
+            transit: self.transit,
         }
     }
 }

@@ -168,7 +168,7 @@ enum RawMode {
 
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
-enum RawTunnel {
+pub(super) enum RawTunnel {
     Vxlan,
     Ipip,
 }
@@ -236,14 +236,15 @@ impl From<RawEncap> for Encap {
 }
 
 impl RawNetwork {
-    /// The section with what is wrong with it added to `problems`.
-    pub(super) fn check(self, problems: &mut Vec<String>) -> Network {
+    /// The section with what is wrong with it added to `problems`; nodes ask for
+    /// `tunnels` of their own.
+    pub(super) fn check(self, tunnels: &[Encap], problems: &mut Vec<String>) -> Network {
         let mut found = Vec::new();
         if let Some(problem) = name_problem(&self.name) {
             found.push(format!("name {:?} {problem}", self.name));
         }
         let mode = self.mode(&mut found);
-        let accept = self.accepted(mode);
+        let accept = self.accepted(mode, tunnels);
         let vxlan = accept.contains(&Encap::Vxlan);
         let vni = number("vni", self.vni, (1, 0x00ff_ffff), (vxlan, 1), &mut found);
         let default_port = (vxlan, u32::from(VXLAN_PORT));
@@ -296,10 +297,11 @@ impl RawNetwork {
         }
     }
 
-    /// What the mode needs, and what the file adds.
-    fn accepted(&self, mode: Mode) -> Vec<Encap> {
+    /// What the mode and the nodes need, and what the file adds.
+    fn accepted(&self, mode: Mode, tunnels: &[Encap]) -> Vec<Encap> {
         let mut all = mode.sends();
-        for encap in self.accept.iter().copied().map(Encap::from) {
+        let added = self.accept.iter().copied().map(Encap::from);
+        for encap in tunnels.iter().copied().chain(added) {
             if !all.contains(&encap) {
                 all.push(encap);
             }

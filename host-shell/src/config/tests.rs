@@ -32,6 +32,31 @@ fn broken(from: &str, to: &str) -> String {
 }
 
 #[test]
+fn a_node_can_have_a_tunnel_of_its_own_and_be_passed_through() {
+    let plain = load(OWN, &good()).unwrap();
+    assert!(
+        plain
+            .cluster
+            .nodes
+            .iter()
+            .all(|n| n.tunnel.is_none() && !n.transit)
+    );
+    let more = "tunnel = \"ipip\"\ntransit = true\n";
+    let config = load(OWN, &[good().as_str(), more].concat()).unwrap();
+    let n3 = config.peers().next().unwrap();
+    assert_eq!((n3.tunnel, n3.transit), (Some(Encap::Ipip), true));
+    // What a node is sent is taken from it, too.
+    assert_eq!(config.cluster.network.accept, [Encap::Vxlan, Encap::Ipip]);
+    let encaps: Vec<_> = config.cluster.encaps().collect();
+    assert_eq!(encaps, [Encap::Ipip, Encap::Vxlan]);
+    // A node behind VXLAN needs its numbers, whatever the others speak.
+    let ipip = "[network]\nname = \"pods\"\nprefix = \"10.244.0.0/16\"\nencap = \"ipip\"\n";
+    let vxlan = [ipip, N1, N3, "tunnel = \"vxlan\"\n"].concat();
+    let error = load(OWN, &vxlan).unwrap_err().to_string();
+    assert!(error.contains("vni is missing"), "{error}");
+}
+
+#[test]
 fn a_good_configuration_with_defaults() {
     let config = load(OWN, &good()).unwrap();
     assert_eq!(config.run_dir, Path::new("/run/culvert"));

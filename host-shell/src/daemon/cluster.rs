@@ -108,7 +108,7 @@ fn peer(network: &config::Network, id: PeerId, node: &Node) -> Operation {
         vtep_mac: node.vtep().into(),
         node_addresses: std::iter::once(node.underlay).collect(),
         accepts: EncapSet::of(&network.accept),
-        transit: false,
+        transit: node.transit,
     })
 }
 

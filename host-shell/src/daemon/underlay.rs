@@ -51,6 +51,9 @@ pub(super) fn encap_to(
     underlay: &UnderlayLink,
     (node, destination): (&Node, IpAddr),
 ) -> Encap {
+    if let Some(tunnel) = node.tunnel {
+        return tunnel;
+    }
     let tunnel = match config.cluster.network.mode {
         Mode::One(encap) => return encap,
         Mode::CrossSubnet(tunnel) => tunnel,
@@ -93,8 +96,11 @@ pub(super) fn pod_mtu(config: &Config, underlay: &UnderlayLink) -> Result<u32, S
             "{device} does not tell its MTU, and that of the pods follows from it; set it with `ip link set {device} mtu …`"
         )));
     }
-    let encap = config.cluster.network.mode.largest();
-    let overhead = overhead(encap, node.underlay);
+    let takes = |encap: Encap| (overhead(encap, node.underlay), encap);
+    let all = config.cluster.encaps().map(takes);
+    let (overhead, encap) = all
+        .max_by_key(|(bytes, _)| *bytes)
+        .unwrap_or(takes(Encap::Direct));
     let rest = mtu.saturating_sub(overhead);
     let has_v6 = node.pods.iter().any(|pods| pods.addr().is_ipv6());
     let (least, version) = match has_v6 {
