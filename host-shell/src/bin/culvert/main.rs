@@ -1,5 +1,7 @@
-//! The command line: shows what the daemon and its core know, and has the daemon read
-//! its configuration again.
+//! The command line: shows what the daemon and its core know, has the daemon read its
+//! configuration again, and builds and runs the appliance.
+
+mod appliance;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -20,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often `events --follow` asks.
 const FOLLOW: Duration = Duration::from_millis(500);
 
-/// Shows what culvertd on this node knows, and has it read its files again.
+/// Shows what culvertd on this node knows, and runs culvert on bare metal.
 #[derive(Parser)]
 #[command(name = "culvert", version)]
 struct Arguments {
@@ -31,7 +33,16 @@ struct Arguments {
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(subcommand)]
-    subject: Subject,
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Daemon(Subject),
+    /// The image for bare metal: build it, run it in QEMU, read its logs
+    #[command(subcommand)]
+    Appliance(appliance::Verb),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -70,10 +81,13 @@ enum Subject {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let subject = match &arguments.verb {
+        Verb::Daemon(subject) => subject,
+        Verb::Appliance(verb) => return appliance::act(verb),
+    };
     let socket = arguments
         .socket
         .unwrap_or_else(|| socket_path(Path::new(DEFAULT_RUN_DIR)));
-    let subject = &arguments.subject;
     let done = match subject {
         Subject::Events { follow: true } => follow(&socket, arguments.output),
         subject => show(&socket, arguments.output, subject).map(|text| print(&text)),
