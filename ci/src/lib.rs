@@ -1,6 +1,7 @@
 //! culvert-lab: networks of nodes and pods in namespaces of one machine, for the
 //! demo, the tests and the benches. Needs root; leaves nothing behind.
 
+pub mod appliance;
 pub mod blast;
 pub mod capture;
 mod culvert;

@@ -1,0 +1,12 @@
+//! The appliance: the golden captures through the image that QEMU boots, to the byte,
+//! and what is the image's own: its console, its end, its start, its sleep.
+//!
+//! `twin` is the same main loop on this machine behind the same sockets; both are held
+//! to the same files by the same code.
+
+mod captures;
+mod images;
+mod node;
+#[path = "../../../core-nostd/tests/replay/mod.rs"]
+mod replay;
+mod twin;
