@@ -7,13 +7,25 @@
 
 mod answer;
 mod appliance;
+#[cfg(all(
+    target_os = "none",
+    any(target_arch = "aarch64", target_arch = "x86_64")
+))]
+pub mod arch;
 mod board;
 mod buffers;
 mod control;
 mod log;
+#[cfg(all(
+    target_os = "none",
+    any(target_arch = "aarch64", target_arch = "x86_64")
+))]
+pub mod machine;
+pub mod memory;
 mod nics;
 mod plane;
 pub mod trunk;
+pub mod virtio;
 mod watch;
 
 pub use appliance::Appliance;

@@ -1,0 +1,25 @@
+//! Tells the linker where the images lie in memory.
+
+use std::env;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=link");
+    let of_target = |what: &str| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+    if of_target("OS") != "none" || env::var_os("CARGO_FEATURE_IMAGE").is_none() {
+        return;
+    }
+    let scripts: &[&str] = match of_target("ARCH").as_str() {
+        // The second is aarch64-rt's own.
+        "aarch64" => &["aarch64.ld", "image.ld", "defmt.x"],
+        "x86_64" => &["x86_64.ld", "defmt.x"],
+        _ => return,
+    };
+    let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    println!("cargo::rustc-link-search={root}/link");
+    for script in scripts {
+        println!("cargo::rustc-link-arg-bins=-T{script}");
+    }
+    // Without it sections lie 64 KiB apart in the file.
+    println!("cargo::rustc-link-arg-bins=-zmax-page-size=4096");
+}
