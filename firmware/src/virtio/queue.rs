@@ -263,3 +263,184 @@ impl<const N: usize> Queue<N> {
         u16::from_le(self.rings.used.index.load(Ordering::Acquire)) != self.taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+
+    const N: usize = 4;
+
+    /// The other end of a queue.
+    struct Device {
+        rings: &'static Rings<N>,
+        /// Next index in the available ring, and in the used ring.
+        next: u16,
+        used: u16,
+    }
+
+    impl Device {
+        /// The next buffer that was lent: its descriptor, address and length, and
+        /// whether it is to be written.
+        fn next(&mut self) -> Option<(u16, usize, usize, bool)> {
+            if self.next == self.rings.available.index.load(Ordering::Acquire) {
+                return None;
+            }
+            let id = self.rings.available.ring[usize::from(self.next) % N].load(Ordering::Relaxed);
+            self.next = self.next.wrapping_add(1);
+            let descriptor = &self.rings.descriptors[usize::from(id)];
+            let address = descriptor.address.load(Ordering::Relaxed);
+            let rest = descriptor.length_and_flags.load(Ordering::Relaxed);
+            let len = usize::try_from(rest & 0xffff_ffff).unwrap();
+            let address = usize::try_from(address).unwrap();
+            Some((id, address, len, rest & DEVICE_WRITES != 0))
+        }
+
+        fn give_back(&mut self, id: u32, len: u32) {
+            let element = &self.rings.used.ring[usize::from(self.used) % N];
+            element.id.store(id, Ordering::Relaxed);
+            element.len.store(len, Ordering::Relaxed);
+            self.used = self.used.wrapping_add(1);
+            self.rings.used.index.store(self.used, Ordering::Release);
+        }
+
+        /// Wants a notification with the buffer of this index.
+        fn wait_for(&self, index: u16) {
+            self.rings.used.avail_event.store(index, Ordering::Relaxed);
+        }
+    }
+
+    fn queue(event_index: bool) -> (Queue<N>, Device) {
+        let memory = Box::leak(Memory::<N>::new_box_zeroed().unwrap());
+        let queue = Queue::new(memory, event_index);
+        let rings = queue.rings;
+        let (next, used) = (0, 0);
+        (queue, Device { rings, next, used })
+    }
+
+    fn buffer(byte: u8) -> Buffer {
+        Box::leak(Box::new([byte; 16]))
+    }
+
+    #[test]
+    fn the_device_reads_and_writes_what_it_was_lent_and_no_more() {
+        let (mut queue, mut device) = queue(true);
+        queue.push_out(buffer(1), 4, 8).unwrap();
+        queue.push_in(buffer(2), 6).unwrap();
+        assert_eq!(device.next(), None);
+        queue.publish();
+        let (first, address, len, writes) = device.next().unwrap();
+        assert_eq!((len, writes), (8, false));
+        let (second, room, room_len, writes) = device.next().unwrap();
+        assert_eq!((room_len, writes), (10, true));
+        for (address, byte) in [(address + len - 1, 1), (room + room_len - 1, 2)] {
+            let place = ptr::with_exposed_provenance_mut::<u8>(address);
+            // SAFETY: the buffer is lent to this device.
+            assert_eq!(unsafe { place.replace(9) }, byte);
+        }
+        // Not in the order in which they were lent.
+        device.give_back(second.into(), 10);
+        device.give_back(first.into(), 0);
+        let (buffer, len) = queue.pop().unwrap();
+        assert_eq!((&buffer[14..], len), (&[2, 9][..], 10));
+        let (buffer, len) = queue.pop().unwrap();
+        assert_eq!((&buffer[10..13], len), (&[1, 9, 1][..], 0));
+        assert!(queue.pop().is_none());
+        assert_eq!(queue.outstanding(), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_comes_back() {
+        let (mut queue, _) = queue(true);
+        for (start, len) in [(0, 17), (17, 0), (9, 8), (usize::MAX, 2), (2, usize::MAX)] {
+            let back = queue.push_out(buffer(7), start, len).unwrap_err();
+            assert_eq!(back, [7; 16]);
+        }
+        for _ in 0..N {
+            queue.push_in(buffer(0), 0).unwrap();
+        }
+        assert_eq!(queue.push_in(buffer(7), 0).unwrap_err(), [7; 16]);
+        assert_eq!(queue.outstanding(), N);
+    }
+
+    #[test]
+    fn a_device_cannot_return_what_it_does_not_have() {
+        let (mut queue, mut device) = queue(true);
+        queue.push_in(buffer(1), 0).unwrap();
+        queue.push_in(buffer(2), 0).unwrap();
+        queue.publish();
+        let (id, ..) = device.next().unwrap();
+        device.give_back(u32::from(id), 3);
+        device.give_back(u32::from(id), 3);
+        device.give_back(0, 3);
+        device.give_back(u32::MAX, 3);
+        let returned: Vec<_> = core::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(returned.len(), 1);
+        assert_eq!((returned[0].0[0], queue.outstanding()), (1, 1));
+    }
+
+    #[test]
+    fn the_device_is_notified_of_what_it_waits_for_also_when_indices_wrap() {
+        let (mut queue, mut device) = queue(true);
+        let mut index = 0u16;
+        for turn in 0..70_000u32 {
+            // It waits for every third buffer.
+            let wanted = turn % 3 == 0;
+            device.wait_for(index.wrapping_sub(u16::from(!wanted)));
+            queue.push_in(buffer_of(turn), 0).unwrap();
+            assert_eq!(queue.publish(), wanted, "turn {turn}");
+            assert!(!queue.publish());
+            let (id, ..) = device.next().unwrap();
+            device.give_back(id.into(), turn);
+            let (buffer, len) = queue.pop().unwrap();
+            assert_eq!(len, usize::try_from(turn).unwrap());
+            // SAFETY: `buffer_of` leaked it, and nobody else has it any more.
+            drop(unsafe { Box::from_raw(buffer) });
+            index = index.wrapping_add(1);
+        }
+    }
+
+    fn buffer_of(turn: u32) -> Buffer {
+        let bytes: Box<[u8]> = Box::new(turn.to_le_bytes());
+        Box::leak(bytes)
+    }
+
+    #[test]
+    fn a_notification_is_not_lost_in_a_batch() {
+        let (mut queue, device) = queue(true);
+        device.wait_for(1);
+        for _ in 0..3 {
+            queue.push_in(buffer(0), 0).unwrap();
+        }
+        assert!(queue.publish());
+    }
+
+    #[test]
+    fn without_event_indices_a_flag_says_it() {
+        let (mut queue, device) = queue(false);
+        for flag in [0, NO_NOTIFY] {
+            device.rings.used.flags.store(flag, Ordering::Relaxed);
+            queue.push_in(buffer(0), 0).unwrap();
+            assert_eq!(queue.publish(), flag == 0);
+        }
+    }
+
+    #[test]
+    fn arming_tells_of_what_waits_already() {
+        let (mut queue, mut device) = queue(true);
+        queue.push_in(buffer(0), 0).unwrap();
+        queue.publish();
+        assert!(!queue.arm());
+        let (id, ..) = device.next().unwrap();
+        device.give_back(id.into(), 0);
+        assert!(queue.arm());
+        assert!(queue.pop().is_some());
+        assert!(!queue.arm());
+        let event = &device.rings.available.used_event;
+        assert_eq!(event.load(Ordering::Relaxed), 1);
+    }
+}
