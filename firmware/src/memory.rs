@@ -43,6 +43,7 @@ impl<T> Static<T> {
     }
 
     /// The value; `None` when somebody has it.
+    #[expect(clippy::mut_from_ref, reason = "the swap lets one caller have it")]
     pub fn take(&'static self) -> Option<&'static mut T> {
         if self.lent.swap(true, Ordering::Relaxed) {
             return None;
