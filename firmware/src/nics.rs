@@ -119,11 +119,13 @@ impl Nics {
         let mut trunks = Vec::<(u16, u8), MAX_NICS>::new();
         for (nic, index) in self.list.iter().zip(0..) {
             if let Role::Trunk { base } = nic.role {
+                // In order as they come: sorting them would take 8 KiB of the image.
+                let trunk = (base, index);
+                let higher = trunks.iter().position(|other| *other > trunk);
                 // There are not more of them than NICs.
-                let _ = trunks.push((base, index));
+                let _ = trunks.insert(higher.unwrap_or(trunks.len()), trunk);
             }
         }
-        trunks.sort_unstable();
         for (base, index) in trunks {
             let ports = self.by_port.iter_mut().skip(usize::from(base) + 1);
             ports
