@@ -6,13 +6,16 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=link");
     let of_target = |what: &str| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
-    if of_target("OS") != "none" || env::var_os("CARGO_FEATURE_IMAGE").is_none() {
+    let has = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    if of_target("OS") != "none" || !(has("IMAGE") || has("MICROCONTROLLER")) {
         return;
     }
     let scripts: &[&str] = match of_target("ARCH").as_str() {
         // The second is aarch64-rt's own.
         "aarch64" => &["aarch64.ld", "image.ld", "defmt.x"],
         "x86_64" => &["x86_64.ld", "defmt.x"],
+        // link.x is cortex-m-rt's own and takes in link/memory.x.
+        "arm" => &["link.x", "defmt.x"],
         _ => return,
     };
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();

@@ -30,8 +30,8 @@ pub struct Appliance<'a, B: Board> {
 impl<'a, B: Board> Appliance<'a, B> {
     /// An appliance whose roles are those that the NICs' MAC addresses tell.
     ///
-    /// [`crate::SPARES`] buffers of the pool are kept for what the core makes itself;
-    /// each must have room for [`culvert_core::Frame::HEADROOM`] and the largest frame.
+    /// A quarter of the pool's buffers, [`crate::SPARES`] at most, are kept for what the
+    /// core makes itself; each must have room for [`culvert_core::Frame::HEADROOM`] and the largest frame.
     pub fn new(board: B, gateway: Gateway<'a>, pool: Pool) -> Self {
         let nics = Nics::new((0..board.nics()).map(|nic| board.mac(nic)));
         for nic in nics.list() {

@@ -9,7 +9,7 @@ mod answer;
 mod appliance;
 #[cfg(all(
     target_os = "none",
-    any(target_arch = "aarch64", target_arch = "x86_64")
+    any(target_arch = "aarch64", target_arch = "x86_64", target_arch = "arm")
 ))]
 pub mod arch;
 mod board;
@@ -22,9 +22,13 @@ mod log;
 ))]
 pub mod machine;
 pub mod memory;
+#[cfg(all(target_os = "none", target_arch = "arm"))]
+pub mod mps2;
 mod nics;
 mod plane;
 pub mod trunk;
+// Its queues are shared in words of 64 bits.
+#[cfg(target_has_atomic = "64")]
 pub mod virtio;
 mod watch;
 

@@ -8,8 +8,8 @@ use crate::nics::{Nics, Way};
 use crate::trunk;
 use crate::{BATCH, Batch, Board, Pool};
 
-/// Spare frames for what the core makes of one batch: ICMP errors, fragments, copies,
-/// questions to neighbors.
+/// Spare frames at most for what the core makes of one batch: ICMP errors, fragments,
+/// copies, questions to neighbors. They take a quarter of a small pool.
 pub const SPARES: usize = 64;
 
 /// The batch at work, and the way out.
@@ -35,7 +35,8 @@ pub(crate) struct Exit {
 
 impl Plane {
     pub(crate) fn new(nics: Nics, mut pool: Pool) -> Self {
-        let spares = (0..SPARES).filter_map(|_| pool.take().and_then(spare));
+        let count = SPARES.min(pool.len() / 4);
+        let spares = (0..count).filter_map(|_| pool.take().and_then(spare));
         Plane {
             batch: Vec::new(),
             ports: Vec::new(),

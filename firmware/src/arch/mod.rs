@@ -1,4 +1,4 @@
-//! The two architectures behind one set of functions: start and end, time, interrupts
+//! The architectures behind one set of functions: start and end, time, interrupts
 //! as mere wake-ups, the serial line.
 //!
 //! An image is a `main` that [`image!`](crate::image) names:
@@ -10,6 +10,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "arm")]
+mod arm;
 mod fatal;
 mod log;
 mod registers;
@@ -19,6 +21,8 @@ mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
+#[cfg(target_arch = "arm")]
+pub use arm::*;
 pub use stack::high_water;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
