@@ -12,6 +12,7 @@ mod appliance;
     any(target_arch = "aarch64", target_arch = "x86_64", target_arch = "arm")
 ))]
 pub mod arch;
+pub mod bench;
 mod board;
 mod buffers;
 mod control;
