@@ -25,6 +25,8 @@ pub struct Appliance<'a, B: Board> {
     clock: Clock,
     watch: Watch,
     next_tick: Instant,
+    /// The most bytes of stack ever in use, as of the last tick.
+    stack: u32,
 }
 
 impl<'a, B: Board> Appliance<'a, B> {
@@ -45,11 +47,12 @@ impl<'a, B: Board> Appliance<'a, B> {
             clock: Clock::Running,
             watch: Watch::default(),
             next_tick: Instant::ZERO,
+            stack: 0,
         }
     }
 
     /// Runs until the host tells it to end.
-    pub fn run(mut self) -> ! {
+    pub fn run(&mut self) -> ! {
         loop {
             if !self.turn() {
                 self.board.sleep(self.next_tick);
@@ -75,6 +78,7 @@ impl<'a, B: Board> Appliance<'a, B> {
         let due = began >= self.next_tick;
         if due {
             self.next_tick = began.after(TICK);
+            self.stack = self.board.stack();
         }
         // Where the clock is held, time passes when the host says so.
         let tick = match asked {
@@ -104,7 +108,7 @@ impl<'a, B: Board> Appliance<'a, B> {
             clock: &mut self.clock,
             watch: &self.watch,
             now,
-            stack: self.board.stack(),
+            stack: self.stack,
         };
         let gateway = &mut self.gateway;
         let console = &mut Console(&mut self.board);
