@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use culvert_core::MacAddr;
-use culvert_host::appliance::{Arch, Console, Image, Logs, Machine, Serial};
+use culvert_host::appliance::{Arch, Console, Image, Logs, Machine, Serial, is_complaint};
 
 use super::{LIMIT, Outside};
 use crate::process::wait_for;
@@ -88,7 +88,7 @@ impl Guest {
     pub fn ended(&mut self) -> Result<u8> {
         let qemu = &mut self.qemu;
         let status = wait_for("QEMU's end", LIMIT, || Ok(qemu.try_wait()?))?;
-        let complained = !self.text(COMPLAINTS).trim().is_empty();
+        let complained = self.text(COMPLAINTS).lines().any(is_complaint);
         Ok(self.arch.image_status(status, complained))
     }
 
@@ -100,7 +100,7 @@ impl Guest {
         Ok(self.qemu.try_wait()?.is_none())
     }
 
-    /// Processor time that QEMU has taken so far.
+    /// Processor time that QEMU has taken so far, in steps of 10 ms.
     ///
     /// # Errors
     /// When it has ended.
@@ -108,12 +108,9 @@ impl Guest {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
         // User's and system's are fields 14 and 15; the first here is the third.
-        let mut fields = rest.split_ascii_whitespace().skip(11);
-        let mut ticks = 0;
-        for _ in 0..2 {
-            ticks += fields.next().context("no times in stat")?.parse::<u64>()?;
-        }
-        // Of 1/100 s everywhere that Linux has processes.
+        let fields = rest.split_ascii_whitespace().skip(11).take(2);
+        let ticks = fields.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        // Of 1/100 s on every machine that runs tests.
         Ok(Duration::from_millis(ticks * 10))
     }
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{Channel, LIMIT, Wire};
 use crate::process::wait_for;
 
-/// How long one of several attempts at a Hello may take.
+/// How long one of several attempts to be heard may take.
 const ATTEMPT: Duration = Duration::from_millis(500);
 
 /// Our ends of an appliance's wires and of its control channel.
@@ -133,25 +133,25 @@ impl Outside {
         }
     }
 
-    /// Says Hello until the appliance answers, which may have to boot before, and begins
-    /// to count frames. Once it has answered, no frame is lost any more.
+    /// Waits until the appliance answers, which may have to boot before; says Hello, and
+    /// begins to count frames. Once it has answered, no frame is lost any more.
     ///
     /// # Errors
-    /// When it does not in time, or refuses.
+    /// When it does not answer in time, or refuses.
     pub fn hello(&mut self, epoch: u64) -> Result<Welcome> {
-        let hello = Request::Hello(Hello {
+        let until = Instant::now() + LIMIT;
+        // What is said while an image starts anew may be heard by nobody, and a second
+        // Hello would not be answered like the first.
+        while let Err(error) = self.channel()?.ask(&Request::Ping, ATTEMPT) {
+            if Instant::now() > until {
+                return Err(error);
+            }
+        }
+        let answer = self.ask(&Request::Hello(Hello {
             version: PROTOCOL,
             epoch,
             schema: SCHEMA,
-        });
-        let until = Instant::now() + LIMIT;
-        let answer = loop {
-            match self.channel()?.ask(&hello, ATTEMPT) {
-                // What is said while an image starts anew may be heard by nobody.
-                Err(_) if Instant::now() < until => {}
-                answer => break answer?,
-            }
-        };
+        }))?;
         let Response::Hello(welcome) = answer else {
             bail!("Hello was answered by {answer:?}");
         };

@@ -8,12 +8,11 @@ use culvert_core::MacAddr;
 use culvert_firmware::LARGEST_FRAME;
 use culvert_firmware::trunk::TAG_LEN;
 use culvert_host::appliance::Arch;
-use culvert_lab::appliance::Outside;
 
-use crate::images::boot;
 use crate::node::{Played, Separate, Trunk, Wiring};
 use crate::replay::{COUNTERS, Capture, Case, Direction, OUTPUT, Outcome, line_difference, play};
 use crate::twin::Twin;
+use crate::world::{Booted, boot_guest};
 
 /// Cases with a frame that is larger than any of the appliance's NICs would take.
 const TOO_LARGE: [&str; 1] = ["too-big-without-df-is-fragmented"];
@@ -33,23 +32,6 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// An appliance that has just booted.
-trait Booted {
-    fn outside(&mut self) -> &mut Outside;
-}
-
-impl Booted for Twin {
-    fn outside(&mut self) -> &mut Outside {
-        &mut self.outside
-    }
-}
-
-impl Booted for culvert_lab::appliance::Guest {
-    fn outside(&mut self) -> &mut Outside {
-        &mut self.outside
-    }
-}
-
 /// How frames are compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
@@ -60,11 +42,7 @@ enum Order {
 }
 
 /// Plays every case, each on an appliance of its own, and tells all that differ.
-fn play_all<B: Booted, W: Wiring>(
-    boot: impl Fn(&[MacAddr]) -> B,
-    wiring: impl Fn() -> W,
-    order: Order,
-) {
+fn play_all<W: Wiring>(boot: impl Fn(&[MacAddr]) -> Booted, wiring: impl Fn() -> W, order: Order) {
     let mut wrong = Vec::new();
     for case in &cases() {
         let mut booted = boot(&wiring().macs(case));
@@ -114,18 +92,26 @@ fn differences(case: &Case, mut outcome: Outcome, order: Order) -> Result<(), St
 
 #[test]
 fn the_host_build_of_the_appliance_does_the_same_with_a_nic_for_each_port() {
-    play_all(Twin::start, || Separate, Order::PerPort);
+    play_all(
+        |macs| Booted::Twin(Twin::start(macs)),
+        || Separate,
+        Order::PerPort,
+    );
 }
 
 #[test]
 fn the_host_build_of_the_appliance_does_the_same_with_ports_as_tags() {
-    play_all(Twin::start, || Trunk, Order::Kept);
+    play_all(
+        |macs| Booted::Twin(Twin::start(macs)),
+        || Trunk,
+        Order::Kept,
+    );
 }
 
 #[test]
 fn the_aarch64_image_does_the_same_with_a_nic_for_each_port() {
     play_all(
-        |macs| boot(Arch::Aarch64, macs),
+        |macs| boot_guest(Arch::Aarch64, macs),
         || Separate,
         Order::PerPort,
     );
@@ -133,15 +119,23 @@ fn the_aarch64_image_does_the_same_with_a_nic_for_each_port() {
 
 #[test]
 fn the_aarch64_image_does_the_same_with_ports_as_tags() {
-    play_all(|macs| boot(Arch::Aarch64, macs), || Trunk, Order::Kept);
+    play_all(
+        |macs| boot_guest(Arch::Aarch64, macs),
+        || Trunk,
+        Order::Kept,
+    );
 }
 
 #[test]
 fn the_x86_64_image_does_the_same_with_a_nic_for_each_port() {
-    play_all(|macs| boot(Arch::X86_64, macs), || Separate, Order::PerPort);
+    play_all(
+        |macs| boot_guest(Arch::X86_64, macs),
+        || Separate,
+        Order::PerPort,
+    );
 }
 
 #[test]
 fn the_x86_64_image_does_the_same_with_ports_as_tags() {
-    play_all(|macs| boot(Arch::X86_64, macs), || Trunk, Order::Kept);
+    play_all(|macs| boot_guest(Arch::X86_64, macs), || Trunk, Order::Kept);
 }

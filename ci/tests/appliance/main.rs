@@ -5,8 +5,12 @@
 //! to the same files by the same code.
 
 mod captures;
+mod console;
 mod images;
 mod node;
 #[path = "../../../core-nostd/tests/replay/mod.rs"]
 mod replay;
+mod start;
+mod trunk;
 mod twin;
+mod world;

@@ -129,3 +129,87 @@ impl fmt::Display for Line {
         f.write_str(&self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::elf;
+    use super::*;
+
+    /// An image that can say three things.
+    fn logs() -> Logs {
+        let text = |tag: &str, data: &str, number: u8| {
+            format!(
+                r#"{{"package":"p","tag":"{tag}","data":"{data}","disambiguator":"{number}","crate_name":"c"}}"#
+            )
+        };
+        let symbols = [
+            (1, text("defmt_info", "the answer is {=u32}", 1)),
+            (2, text("defmt_warn", "{=str} and {=[u8]:x}", 2)),
+            (3, text("defmt_error", "all is lost", 3)),
+        ];
+        let names = ["_defmt_version_ = 4", "_defmt_encoding_ = rzcobs"].map(str::to_owned);
+        let all = symbols.into_iter().chain(names.map(|name| (0, name)));
+        Logs::parse(&elf::with_defmt(all)).unwrap()
+    }
+
+    /// Message 1 with 5: two bytes of its number, four of the argument, filled up to seven
+    /// by a zero; then what tells zeroes from the bytes that stand here, from the last on.
+    const ANSWER: [u8; 4] = [1, 5, 0b111_1010, 0];
+    /// Message 3, filled up likewise.
+    const LOST: [u8; 3] = [3, 0b111_1110, 0];
+
+    #[test]
+    fn lines_have_level_and_text() {
+        let logs = logs();
+        let text = logs.text(&[&ANSWER[..], &LOST].concat());
+        assert_eq!(text, "info  the answer is 5\nerror all is lost\n");
+    }
+
+    #[test]
+    fn bytes_may_come_one_by_one() {
+        let logs = logs();
+        let mut decoder = logs.decoder();
+        let mut found = Vec::new();
+        for byte in ANSWER {
+            decoder.feed(&[byte], |entry| found.push(entry));
+        }
+        let line = Line {
+            time: None,
+            level: Some("info"),
+            text: "the answer is 5".to_owned(),
+            place: None,
+        };
+        assert_eq!(found, [Entry::Line(line)]);
+    }
+
+    #[test]
+    fn garbage_is_passed_over() {
+        let logs = logs();
+        let text = logs.text(&[b"\x7fELF? no\0", &ANSWER[1..], &LOST].concat());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(
+            lines[..2].iter().all(|line| line.starts_with('(')),
+            "{text}"
+        );
+        assert_eq!(lines[2], "error all is lost");
+    }
+
+    #[test]
+    fn a_stripped_image_is_told_from_others() {
+        let stripped = elf::with_parts(true, &[(".text", elf::ALLOC, Some(0x90), 100)]);
+        let error = Logs::parse(&stripped).err().unwrap();
+        assert!(error.contains("stripped"), "{error}");
+        assert!(Logs::parse(b"no ELF file").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_leave_the_decoder_alive(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let text = logs().text(&[&bytes[..], &[0], &LOST].concat());
+            prop_assert!(text.ends_with("error all is lost\n"), "{text}");
+        }
+    }
+}

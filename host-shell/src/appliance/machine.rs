@@ -271,7 +271,8 @@ impl Parts<'_> {
 impl Arch {
     /// What an image ended QEMU with, from the status that QEMU ended with. On x86 the
     /// way out has room for 7 bits, and what QEMU ends with when it cannot start
-    /// looks like 0 there: `complained` tells whether it printed an error. A signal's
+    /// looks like 0 there: `complained` tells whether it has printed a complaint
+    /// ([`is_complaint`]). A signal's
     /// number is added to 128, as a shell does.
     pub fn image_status(self, status: ExitStatus, complained: bool) -> u8 {
         use std::os::unix::process::ExitStatusExt;
@@ -289,6 +290,11 @@ impl Arch {
             _ => code,
         }
     }
+}
+
+/// Whether a line that QEMU printed says that something is wrong, and not only odd.
+pub fn is_complaint(line: &str) -> bool {
+    !line.trim().is_empty() && !line.contains(": warning: ")
 }
 
 impl Nic {
@@ -454,6 +460,11 @@ mod tests {
         assert_eq!(of(Arch::X86_64, 1, false), 0);
         assert_eq!(of(Arch::X86_64, 1, true), 1);
         assert_eq!(of(Arch::X86_64, 0, false), 0);
+        assert!(is_complaint("qemu: could not open kernel file 'x'"));
+        assert!(!is_complaint(
+            "qemu-system-arm: warning: nic lan9118.0 has no peer"
+        ));
+        assert!(!is_complaint(""));
         for arch in Arch::ALL {
             assert_eq!(arch.image_status(ExitStatus::from_raw(9), false), 137);
         }

@@ -5,6 +5,8 @@
 //! ([`culvert_core::channel`]).
 
 mod build;
+#[cfg(test)]
+mod elf;
 mod logs;
 mod machine;
 mod sizes;
@@ -16,7 +18,7 @@ use std::str::FromStr;
 
 pub use build::{APPLIANCE, BENCH, Build, build, find_source};
 pub use logs::{Decoder, Entry, Line, Logs};
-pub use machine::{Backend, Console, Machine, Nic, Serial};
+pub use machine::{Backend, Console, Machine, Nic, Serial, is_complaint};
 pub use sizes::{Image, Sizes};
 
 /// A processor architecture that there are images for, and QEMU's machine for it.

@@ -136,3 +136,47 @@ fn strip(mut bytes: Vec<u8>) -> object::Result<Vec<u8>> {
     bytes[end - 6..end].fill(0);
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::elf::{ALLOC, Part, WRITE, with_parts};
+    use super::*;
+
+    const TEXT: Part = (".text", ALLOC, Some(0x90), 1000);
+    const DATA: Part = (".data", ALLOC | WRITE, Some(0x55), 24);
+    const BSS: Part = (".bss", ALLOC | WRITE, None, 1 << 20);
+    const DEBUG: Part = (".debug_info", 0, Some(0xdd), 5000);
+
+    #[test]
+    fn what_is_stored_and_what_is_written_are_counted() {
+        for wide in [true, false] {
+            let sizes = Sizes::of(&with_parts(wide, &[TEXT, DATA, BSS, DEBUG])).unwrap();
+            assert_eq!((sizes.flash, sizes.ram), (1024, (1 << 20) + 24), "{wide}");
+        }
+        assert!(Sizes::of(b"no ELF file").is_err());
+    }
+
+    #[test]
+    fn a_stripped_file_ends_behind_what_is_loaded_and_is_still_one() {
+        for wide in [true, false] {
+            let whole = with_parts(wide, &[TEXT, DATA, BSS, DEBUG]);
+            let sizes = Sizes::of(&whole).unwrap();
+            let stripped = strip(whole.clone()).unwrap();
+            assert_eq!(stripped.len() as u64, sizes.stripped, "{wide}");
+            assert!(stripped.len() < whole.len() - 5000, "{wide}");
+            assert!(stripped.ends_with(&[0x55; 24]), "{wide}");
+            // Without sections nothing but its length is known.
+            let again = Sizes::of(&stripped).unwrap();
+            let stripped = sizes.stripped;
+            assert_eq!(
+                again,
+                Sizes {
+                    stripped,
+                    flash: 0,
+                    ram: 0
+                },
+                "{wide}"
+            );
+        }
+    }
+}

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{Cell, CellAlignment};
 use culvert_host::appliance::{
     APPLIANCE, Arch, BENCH, Build, Console, Entry, Error, Image, Line, Logs, Machine, Nic, Serial,
-    build, find_source,
+    build, find_source, is_complaint,
 };
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -247,7 +247,7 @@ fn watch(child: &mut Child, mut said: impl FnMut(&[u8])) -> io::Result<(ExitStat
         let mut complained = false;
         for line in lines.map_while(Result::ok) {
             let _ = writeln!(io::stderr(), "{line}");
-            complained |= line.starts_with("qemu-system-") && !line.contains(": warning: ");
+            complained |= is_complaint(&line);
         }
         complained
     });
