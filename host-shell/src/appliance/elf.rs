@@ -136,16 +136,14 @@ fn file(wide: bool, mut sections: Vec<Section>) -> Vec<u8> {
     {
         let (flags, file, memory) = (7, section.bytes.len() as u64, section.size as u64);
         out.word(1);
-        match wide {
-            true => out.word(flags),
-            false => {}
+        if wide {
+            out.word(flags);
         }
         for number in [*offset, *offset, *offset, file, memory] {
             out.address(number);
         }
-        match wide {
-            true => {}
-            false => out.word(flags),
+        if !wide {
+            out.word(flags);
         }
         out.address(1);
     }

@@ -213,13 +213,10 @@ impl Run {
 /// Runs QEMU to its end, hands on what it prints, and passes on signals that should end
 /// this program. Returns the image's status.
 fn run(machine: &Machine, said: impl FnMut(&[u8])) -> Result<u8, Error> {
-    // Threads inherit this; programs that are started do not.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     let failed = |source| Error::Start {
         program: machine.arch.qemu().to_owned(),
         source,
     };
-    signals.thread_block().map_err(|e| failed(e.into()))?;
     let mut child = machine
         .command()?
         .stdin(Stdio::null())
@@ -227,6 +224,9 @@ fn run(machine: &Machine, said: impl FnMut(&[u8])) -> Result<u8, Error> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    // Now, and not before: QEMU would inherit it, and never end.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    signals.thread_block().map_err(|e| failed(e.into()))?;
     let pid = child.id();
     thread::spawn(move || {
         while let (Ok(signal), Ok(pid)) = (signals.wait(), i32::try_from(pid)) {
