@@ -24,9 +24,9 @@ pub(crate) trait Wiring {
     /// An answer as the case's tables would have it.
     fn response(&self, response: Response) -> Response;
     /// The wire and the frame there, for a frame of a port.
-    fn into_wire(&self, case: &Case, port: PortId, frame: &[u8]) -> (usize, Vec<u8>);
+    fn on_wire(&self, case: &Case, port: PortId, frame: &[u8]) -> (usize, Vec<u8>);
     /// The port and its frame, for a frame on a wire.
-    fn out_of_wire(&self, case: &Case, wire: usize, frame: Vec<u8>) -> (PortId, Vec<u8>);
+    fn off_wire(&self, case: &Case, wire: usize, frame: Vec<u8>) -> (PortId, Vec<u8>);
 }
 
 /// A NIC for each port. The order between ports is lost.
@@ -51,13 +51,13 @@ impl Wiring for Separate {
         response
     }
 
-    fn into_wire(&self, case: &Case, port: PortId, frame: &[u8]) -> (usize, Vec<u8>) {
+    fn on_wire(&self, case: &Case, port: PortId, frame: &[u8]) -> (usize, Vec<u8>) {
         let ports = case.tables.ports();
         let wire = ports.iter().position(|known| known.id == port).unwrap();
         (wire, frame.to_vec())
     }
 
-    fn out_of_wire(&self, case: &Case, wire: usize, frame: Vec<u8>) -> (PortId, Vec<u8>) {
+    fn off_wire(&self, case: &Case, wire: usize, frame: Vec<u8>) -> (PortId, Vec<u8>) {
         (case.tables.ports()[wire].id, frame)
     }
 }
@@ -86,12 +86,12 @@ impl Wiring for Trunk {
         response
     }
 
-    fn into_wire(&self, _: &Case, mut port: PortId, frame: &[u8]) -> (usize, Vec<u8>) {
+    fn on_wire(&self, _: &Case, mut port: PortId, frame: &[u8]) -> (usize, Vec<u8>) {
         up(&mut port);
         (0, tagged(port.0, frame))
     }
 
-    fn out_of_wire(&self, _: &Case, _: usize, frame: Vec<u8>) -> (PortId, Vec<u8>) {
+    fn off_wire(&self, _: &Case, _: usize, frame: Vec<u8>) -> (PortId, Vec<u8>) {
         let (vid, frame) = untagged(&frame);
         (PortId(vid - 1), frame)
     }
@@ -160,7 +160,7 @@ impl<W: Wiring> Played<'_, W> {
 
     fn out(&self, frames: Vec<(usize, Vec<u8>)>) -> Sent {
         let frames = frames.into_iter();
-        let out = frames.map(|(wire, frame)| self.wiring.out_of_wire(self.case, wire, frame));
+        let out = frames.map(|(wire, frame)| self.wiring.off_wire(self.case, wire, frame));
         out.collect()
     }
 }
@@ -177,7 +177,7 @@ impl<W: Wiring> Node for Played<'_, W> {
 
     fn frame(&mut self, now: Instant, port: PortId, bytes: &[u8]) -> Sent {
         self.hold(now, false);
-        let (wire, frame) = self.wiring.into_wire(self.case, port, bytes);
+        let (wire, frame) = self.wiring.on_wire(self.case, port, bytes);
         let sent = self.outside.exchange(wire, &frame);
         self.out(self.well(sent))
     }
