@@ -1,6 +1,7 @@
 //! Network interfaces.
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
@@ -11,6 +12,7 @@ use rtnetlink::packet_route::link::{
 
 use super::{Netlink, NetlinkError, failed, link_failed};
 use crate::mac::Mac;
+use crate::sys::netns::NetNs;
 
 /// An interface's operational state (RFC 2863).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +191,35 @@ impl Netlink {
         let message = LinkUnspec::new_with_name(name).up().build();
         self.set_link(name, message, || format!("set \"{name}\" up"))
             .await
+    }
+
+    /// Sets the interface `name` down, by which it loses its routes.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`]; see [`NetlinkError`].
+    pub async fn set_down(&self, name: &str) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_name(name).down().build();
+        self.set_link(name, message, || format!("set \"{name}\" down"))
+            .await
+    }
+
+    /// Moves the interface `name` to the namespace `to`, as `new`. It arrives down,
+    /// without addresses and routes, with MAC address, MTU and alias as they were.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`]; `EEXIST` when the new name is taken there, and then
+    /// the interface may be there by its old name; `EINVAL` for one that cannot move.
+    pub async fn move_link(&self, name: &str, to: &NetNs, new: &str) -> Result<(), NetlinkError> {
+        let doing = || {
+            let to = to.path().display();
+            format!("move \"{name}\" to the namespace {to} as \"{new}\"")
+        };
+        let index = self.index_of(name, doing).await?;
+        let message = LinkUnspec::new_with_index(index)
+            .setns_by_fd(to.as_fd().as_raw_fd())
+            .name(new)
+            .build();
+        self.set_link(name, message, doing).await
     }
 
     /// Leaves a note at the interface `name`, which `ip link` shows as its alias:

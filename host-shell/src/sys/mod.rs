@@ -6,6 +6,7 @@
 //! wakes a worker, and every device and socket here is [`std::os::fd::AsFd`].
 
 pub mod netns;
+pub mod serial;
 pub mod socket;
 pub mod tap;
 pub mod vnet;
