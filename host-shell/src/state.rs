@@ -5,6 +5,8 @@
 //! kernel, and committed when all of it works; what start-up finds as an intent was cut short and
 //! is to be undone.
 
+mod record;
+
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,10 +18,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
-use serde::{Deserialize, Serialize};
 
+use crate::config::PortDevice;
 use crate::ipam::{Pool, Pools};
 use crate::mac::Mac;
+
+pub use record::{Attachment, HostFacts, Key, NetnsId, Phase, Reservation};
 
 /// Version of the tables below; a database with a greater one is refused.
 const SCHEMA: u64 = 1;
@@ -36,86 +40,6 @@ const PORTS: TableDefinition<u16, (&str, &str)> = TableDefinition::new("ports");
 const CURSORS: TableDefinition<&str, u32> = TableDefinition::new("cursors");
 /// Network → the IPv6 address given last, as a number. Versions for IPv4 only do not look at it.
 const CURSORS6: TableDefinition<&str, u128> = TableDefinition::new("cursors6");
-
-/// What identifies an attachment.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Key {
-    /// The runtime's identifier of the container.
-    pub container_id: String,
-    /// The interface's name in the container.
-    pub ifname: String,
-}
-
-/// How far ADD has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Begun: parts of it may exist.
-    Intent,
-    /// Done: all of it exists.
-    Committed,
-}
-
-/// What identifies a network namespace for as long as it lives, unlike its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetnsId {
-    /// `st_dev` of the namespace's file.
-    pub dev: u64,
-    /// `st_ino` of the namespace's file.
-    pub ino: u64,
-}
-
-/// What ADD wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
-    /// Path of the pod's network namespace.
-    pub netns: String,
-    /// Which namespace the path meant at the time.
-    pub netns_id: NetnsId,
-    /// These addresses, at most one of each IP version, and no others of theirs.
-    pub addresses: Vec<IpAddr>,
-    /// A MAC other than the derived one.
-    pub mac: Option<Mac>,
-    /// Name of the CNI network configuration that asks for it.
-    pub configuration: String,
-}
-
-/// What was made for an attachment; known when it is committed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostFacts {
-    /// Index of the pod's interface in its namespace.
-    pub ifindex: u32,
-    /// MTU of the pod's interface in bytes.
-    pub mtu: u32,
-}
-
-/// A pod's attachment as it is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attachment {
-    /// Container and interface.
-    pub key: Key,
-    /// How far it has come.
-    pub phase: Phase,
-    /// Path of the pod's network namespace.
-    pub netns: String,
-    /// Which namespace the path meant when ADD came.
-    pub netns_id: NetnsId,
-    /// The pod's addresses.
-    pub addresses: Vec<IpAddr>,
-    /// MAC of the pod's interface.
-    pub mac: Mac,
-    /// The core's port.
-    pub port: u16,
-    /// The network's name.
-    pub network: String,
-    /// Name of the CNI network configuration that asked for it; older records lack it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub configuration: Option<String>,
-    /// What was made; all zero before the commit.
-    pub host: HostFacts,
-    /// Seconds since 1970 when it was reserved.
-    pub created: u64,
-}
 
 /// Why the state could not be read or changed; nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -196,12 +120,24 @@ pub enum StateError {
     /// No port is left.
     #[error("no port is left: all of {} to {} are in use", .0.start(), .0.end())]
     PortsExhausted(RangeInclusive<u16>),
+    /// No device of the pool is left.
+    #[error("no device is left: pods have all {} of offload.devices that are there{}", .0.len(), ends(.0))]
+    DevicesExhausted(Vec<PortDevice>),
 }
 
 fn version(address: IpAddr) -> &'static str {
     match address {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(_) => "IPv6",
+    }
+}
+
+/// The first and the last of some devices.
+fn ends(devices: &[PortDevice]) -> String {
+    match devices {
+        [] => String::new(),
+        [only] => format!(" ({})", only.name),
+        [first, .., last] => format!(" ({} to {})", first.name, last.name),
     }
 }
 
@@ -293,13 +229,21 @@ impl Store {
     /// # Errors
     /// [`StateError::Duplicate`] if the key is there; [`StateError::NotInPool`],
     /// [`StateError::NoPool`], [`StateError::AddressInUse`], [`StateError::PoolExhausted`],
-    /// [`StateError::PortsExhausted`]; or the database fails.
+    /// [`StateError::PortsExhausted`], [`StateError::DevicesExhausted`]; or the database
+    /// fails.
     pub fn reserve(&self, key: &Key, wanted: &Reservation) -> Result<Attachment, StateError> {
         self.write(|txn| {
             if let Some(existing) = load(&txn.open_table(ATTACHMENTS).map_err(db)?, key)? {
                 return Err(StateError::Duplicate(Box::new(existing)));
             }
             let addresses = self.lease_all(txn, key, &wanted.addresses)?;
+            let (port, device) = match &wanted.devices {
+                None => (self.take_port(txn, key)?, None),
+                Some(devices) => {
+                    let device = take_device(txn, key, devices)?;
+                    (device.port, Some(device.name))
+                }
+            };
             let since_1970 = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
@@ -310,7 +254,8 @@ impl Store {
                 netns_id: wanted.netns_id,
                 mac: wanted.mac.unwrap_or_else(|| Mac::for_pod(&addresses)),
                 addresses,
-                port: self.take_port(txn, key)?,
+                port,
+                device,
                 network: self.pools.network().to_owned(),
                 configuration: Some(wanted.configuration.clone()),
                 host: HostFacts::default(),
@@ -455,6 +400,24 @@ impl Store {
             .map_err(db)?;
         Ok(port)
     }
+}
+
+/// Takes the first device whose port nobody has.
+fn take_device(
+    txn: &WriteTransaction,
+    key: &Key,
+    devices: &[PortDevice],
+) -> Result<PortDevice, StateError> {
+    let mut table = txn.open_table(PORTS).map_err(db)?;
+    for device in devices {
+        if table.get(device.port).map_err(db)?.is_none() {
+            table
+                .insert(device.port, (&*key.container_id, &*key.ifname))
+                .map_err(db)?;
+            return Ok(device.clone());
+        }
+    }
+    Err(StateError::DevicesExhausted(devices.to_owned()))
 }
 
 /// Takes an address of a pool: the one that is wanted, or the next.

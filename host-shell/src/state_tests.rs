@@ -41,6 +41,7 @@ fn want(address: Option<&str>) -> Reservation {
             .collect(),
         mac: None,
         configuration: "culvert".into(),
+        devices: None,
     }
 }
 

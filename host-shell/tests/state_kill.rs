@@ -35,6 +35,7 @@ fn work(dir: &Path) -> ! {
         addresses: Vec::new(),
         mac: None,
         configuration: "culvert".into(),
+        devices: None,
     };
     for id in 0.. {
         store.reserve(&key(id), &wanted).unwrap();

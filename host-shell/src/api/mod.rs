@@ -24,7 +24,8 @@ use serde_json::Value;
 pub use client::{Client, ClientError};
 pub use server::{BindError, Handler, Listener, bind, serve};
 pub use types::{
-    Counter, Endpoint, Event, EventKind, Events, Peer, Reloaded, Route, Status, TableUse, Underlay,
+    Appliance, Counter, Endpoint, Event, EventKind, Events, Health, Nic, Peer, Pool, Reloaded,
+    Route, Status, TableUse, Underlay,
 };
 
 use crate::cni::{CniError, Environment};

@@ -35,6 +35,84 @@ pub struct Status {
     /// The last time that the configuration was read again, if it was.
     #[serde(default)]
     pub reloaded: Option<Reloaded>,
+    /// Who forwards: `host`, this node itself, or `offload`, an appliance.
+    #[serde(default = "host_mode")]
+    pub mode: String,
+    /// In offload mode the devices for pods.
+    #[serde(default)]
+    pub pool: Option<Pool>,
+    /// In offload mode what forwards.
+    #[serde(default)]
+    pub appliance: Option<Appliance>,
+}
+
+fn host_mode() -> String {
+    "host".to_owned()
+}
+
+/// The devices that pods are given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Those that can be taken now.
+    pub free: u32,
+    /// All of the configuration.
+    pub devices: u32,
+}
+
+/// An appliance as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appliance {
+    /// Where its control channel is.
+    pub channel: String,
+    /// How the channel is: `connected`, `is being told its tables`, or `not reached` with
+    /// the time and the reason.
+    pub state: String,
+    /// Its architecture, version and sizes; `None` when it does not tell.
+    pub description: Option<String>,
+    /// How it is; `None` when it does not tell.
+    pub health: Option<Health>,
+    /// Its NICs.
+    pub nics: Vec<Nic>,
+}
+
+/// How an appliance is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Turns of its main loop.
+    pub turns: u64,
+    /// Turns that took longer than a turn may take.
+    pub stalls: u64,
+    /// The longest turn in microseconds.
+    pub longest_turn_micros: u32,
+    /// Frames that went through its core.
+    pub frames: u64,
+    /// Buffers that are free.
+    pub buffers_free: u16,
+    /// Frames whose port has no NIC.
+    pub unsent: u64,
+    /// Frames that the core made, for which there was no buffer.
+    pub no_buffer: u64,
+    /// The most bytes of stack that were ever in use; 0 where that is not known.
+    pub stack: u32,
+}
+
+/// A NIC of an appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// Its MAC address.
+    pub mac: Mac,
+    /// What it is for: `port 3`, `trunk, ports from 100 on`, `management`, `unused`.
+    pub role: String,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Of those, frames that no port took.
+    pub rx_unclaimed: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Frames that found no room in the send queue.
+    pub tx_full: u64,
 }
 
 /// What came of reading the configuration again.

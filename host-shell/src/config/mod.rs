@@ -4,7 +4,9 @@
 
 mod address;
 mod cluster;
+mod devices;
 mod network;
+mod offload;
 
 use std::fs;
 use std::io;
@@ -15,8 +17,10 @@ use serde::de::DeserializeOwned;
 
 pub use cluster::{Cluster, Node};
 pub use network::{Mode, Network};
+pub use offload::{ChannelAddress, Offload, PortDevice, Uplink};
 
 use crate::cni::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, ifname_problem};
+use offload::RawOffload;
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes and ends in a NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -63,8 +67,11 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What to log, in the language of tracing-subscriber's `Targets`: a level such as `info`, or `info,culvert_host=debug`.
     pub log: String,
-    /// Name of the TAP in the node's own namespace.
-    pub device: String,
+    /// Name of the node's own way to the pods: the TAP that culvert makes, or in offload
+    /// mode a device that is there. `None` when an appliance's node has none.
+    pub device: Option<String>,
+    /// The appliance that forwards; `None` where this node does so itself.
+    pub offload: Option<Offload>,
     /// This node's entry in the cluster file.
     pub node: Node,
     /// The cluster file.
@@ -83,21 +90,29 @@ struct File {
     #[serde(default = "default_log")]
     log: String,
     #[serde(default)]
-    host: Host,
+    mode: DataPlane,
+    host: Option<Host>,
+    offload: Option<RawOffload>,
+}
+
+/// Who forwards.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "lowercase")]
+enum DataPlane {
+    #[default]
+    Host,
+    Offload,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 struct Host {
+    #[serde(default = "default_device")]
     device: String,
 }
 
-impl Default for Host {
-    fn default() -> Host {
-        Host {
-            device: "culvert0".to_owned(),
-        }
-    }
+fn default_device() -> String {
+    "culvert0".to_owned()
 }
 
 fn default_run_dir() -> PathBuf {
@@ -120,7 +135,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming the file and all that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let file: File = read(path)?;
+        let mut file: File = read(path)?;
         // An empty parent, as of "culvert.toml", is the working directory.
         let directory = path.parent().unwrap_or(Path::new(""));
         let absolute =
@@ -129,13 +144,10 @@ impl Config {
                 source,
             })?;
         let run_dir = absolute.join(&file.run_dir);
-        let problems = file.problems(&run_dir);
-        if !problems.is_empty() {
-            return Err(ConfigError::Invalid {
-                path: path.to_owned(),
-                problems,
-            });
-        }
+        let mut problems = file.problems(&run_dir);
+        let offload = file.offload.take();
+        let offload = offload.map(|raw| raw.check(&absolute, &mut problems));
+        refuse(path, problems)?;
         let cluster_path = absolute.join(&file.cluster);
         let cluster = Cluster::load(&cluster_path)?;
         let node = cluster
@@ -144,6 +156,8 @@ impl Config {
                 path: cluster_path.clone(),
                 problems: vec![problem],
             })?;
+        let misfits = offload.as_ref().map(|offload| offload.problems_with(node));
+        refuse(path, misfits.unwrap_or_default())?;
         Ok(Config {
             path: path
                 .file_name()
@@ -153,7 +167,11 @@ impl Config {
             run_dir,
             state_dir: absolute.join(&file.state_dir),
             log: file.log,
-            device: file.host.device,
+            device: match &offload {
+                Some(offload) => offload.host.as_ref().map(|host| host.name.clone()),
+                None => Some(file.host.map_or_else(default_device, |host| host.device)),
+            },
+            offload,
             cluster,
         })
     }
@@ -170,12 +188,15 @@ impl Config {
 impl File {
     fn problems(&self, run_dir: &Path) -> Vec<String> {
         let mut problems = Vec::new();
-        let device = &self.host.device;
-        if let Some(problem) = ifname_problem(device) {
-            problems.push(format!("host.device {device:?} {problem}"));
-        } else if device == "lo" {
-            problems
-                .push("host.device \"lo\" is the loopback device; choose a name of its own".into());
+        self.check_mode(&mut problems);
+        if let Some(Host { device }) = &self.host {
+            if let Some(problem) = ifname_problem(device) {
+                problems.push(format!("host.device {device:?} {problem}"));
+            } else if device == "lo" {
+                problems.push(
+                    "host.device \"lo\" is the loopback device; choose a name of its own".into(),
+                );
+            }
         }
         if let Err(error) = self.log.parse::<tracing_subscriber::filter::Targets>() {
             problems.push(format!(
@@ -200,6 +221,34 @@ impl File {
             }
         }
         problems
+    }
+
+    /// Reports sections that are of the other mode, or missing.
+    fn check_mode(&self, problems: &mut Vec<String>) {
+        let problem = match (self.mode, &self.offload, &self.host) {
+            (DataPlane::Host, Some(_), _) => {
+                "[offload] is there, and mode is \"host\"; set mode = \"offload\", or remove the section"
+            }
+            (DataPlane::Offload, None, _) => {
+                "mode is \"offload\", which needs a section [offload] that tells of the appliance"
+            }
+            (DataPlane::Offload, _, Some(_)) => {
+                "[host] is for mode = \"host\"; in offload mode the node's own device is offload.host"
+            }
+            _ => return,
+        };
+        problems.push(problem.to_owned());
+    }
+}
+
+/// An error of all these problems of a file, if there are any.
+fn refuse(path: &Path, problems: Vec<String>) -> Result<(), ConfigError> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(ConfigError::Invalid {
+            path: path.to_owned(),
+            problems,
+        }),
     }
 }
 

@@ -62,8 +62,8 @@ fn a_good_configuration_with_defaults() {
     assert_eq!(config.run_dir, Path::new("/run/culvert"));
     assert_eq!(config.state_dir, Path::new("/var/lib/culvert"));
     assert_eq!(
-        (config.log.as_str(), config.device.as_str()),
-        ("info", "culvert0")
+        (config.log.as_str(), config.device.as_deref()),
+        ("info", Some("culvert0"))
     );
     assert_eq!(config.node.pods, ["10.244.1.0/24".parse().unwrap()]);
     let peers: Vec<_> = config.peers().collect();
@@ -296,7 +296,7 @@ fn relative_paths_start_at_the_file() {
     let directory = config.cluster_path.parent().unwrap();
     assert_eq!(config.run_dir, directory.join("run"));
     assert_eq!(config.state_dir, directory.join("../state"));
-    assert_eq!(config.device, "pods0");
+    assert_eq!(config.device.as_deref(), Some("pods0"));
 }
 
 #[test]

@@ -6,12 +6,20 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::Daemon;
-use super::pod::{netns_id, open_namespace};
+use super::pod::{core_error, netns_id, open_namespace};
 use super::site::Site;
 use crate::cni::{CniError, CniResult, Environment, Interface, IpConfig, NetConf, Route, code};
 use crate::state::{Attachment, HostFacts, Key, Reservation};
+
+/// How long an ADD waits for an appliance that is being told its tables. Together with
+/// an appliance that falls silent after that it stays below five seconds.
+const TURN: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Carries out an ADD.
@@ -34,6 +42,8 @@ impl Daemon {
         })?;
         let ns = open_namespace(&self.host_ns, path)?;
         let (site, _) = self.look_at_underlay().await.map_err(no_mtu)?;
+        let _change = timeout(TURN, self.core.change()).await.map_err(no_turn)?;
+        self.core.ready().map_err(core_error)?;
 
         let reservation = Reservation {
             netns: path.to_owned(),
@@ -41,6 +51,7 @@ impl Daemon {
             addresses: wanted.addresses,
             mac: wanted.mac,
             configuration: conf.name.clone(),
+            devices: self.devices().await?,
         };
         let reserve_key = key.clone();
         let attachment = self
@@ -159,6 +170,11 @@ fn no_mtu(why: String) -> CniError {
     let message = format!("the MTU of a new pod cannot be told: {why}");
     let details = "it follows from the MTU of the underlay; try again when that is back";
     CniError::new(code::TRY_AGAIN, message).with_details(details)
+}
+
+fn no_turn(_: Elapsed) -> CniError {
+    let message = "the appliance has restarted or was not reached, and is being told its tables";
+    CniError::new(code::TRY_AGAIN, message)
 }
 
 /// The attachment that a call is about.

@@ -76,7 +76,7 @@ impl Daemon {
         let site = self.site();
         let mtu = site.mtu_of(attachment);
         let mut wrong = Vec::new();
-        if !pod::is_own(&link, &attachment.key) {
+        if !pod::is_own(&link, attachment) {
             wrong.push(format!("{name} is another interface than ADD made"));
         }
         if link.mac != Some(attachment.mac.0) {
@@ -109,7 +109,7 @@ impl Daemon {
     /// Compares the attachment with the port as the core has it.
     async fn compare_core(&self, attachment: &Attachment) -> Result<Vec<String>, CniError> {
         let id = PortId(attachment.port);
-        if let Some(why) = self.worker.counters().failed().get(&id) {
+        if let Some(why) = self.plane.failed().get(&id) {
             return Ok(vec![format!("its device is no longer served: {why}")]);
         }
         let after = attachment.port.checked_sub(1).map(PortId);
@@ -119,7 +119,7 @@ impl Daemon {
         let Some((port, _)) = port else {
             return Ok(vec![format!("the packet core has no port {id}")]);
         };
-        let expected = cluster::pod_port(attachment, self.site().mtu_of(attachment));
+        let expected = cluster::pod_port(attachment, &self.site());
         if expected.is_ok_and(|expected| expected == port.entry) {
             return Ok(Vec::new());
         }
@@ -135,18 +135,15 @@ impl Daemon {
     /// Carries out a CNI STATUS: can an ADD succeed now?
     pub(super) async fn cni_status(&self) -> Result<(), CniError> {
         let unavailable = |message: String| CniError::new(code::NOT_AVAILABLE, message);
-        let welcome = self.core.welcome(self.epoch).await;
+        let welcome = self.core.welcome().await;
         let welcome = welcome.map_err(|error| unavailable(error.to_string()))?;
-        if welcome.epoch != self.epoch {
-            return Err(unavailable("the packet core has restarted".to_owned()));
-        }
         if welcome.used.ports >= welcome.capacities.ports
             || welcome.used.routes >= welcome.capacities.routes
         {
             let message = "the packet core's tables are full; delete pods of this node";
             return Err(unavailable(message.to_owned()));
         }
-        if let Some(why) = self.worker.counters().failed().get(&cluster::UNDERLAY) {
+        if let Some(why) = self.plane.failed().get(&cluster::UNDERLAY) {
             let message = format!("the underlay's socket has failed: {why}; restart culvertd");
             return Err(unavailable(message));
         }
@@ -165,7 +162,9 @@ impl Daemon {
     /// What keeps the node and its pods from reaching each other.
     async fn host_problem(&self) -> Result<Option<String>, NetlinkError> {
         let site = self.site();
-        let device = &site.config.device;
+        let Some(device) = &site.config.device else {
+            return Ok(None);
+        };
         let Some(link) = self.netlink.find_link(device).await? else {
             return Ok(Some(format!(
                 "the host device {device} is gone; restart culvertd"

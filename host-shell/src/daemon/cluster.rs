@@ -4,22 +4,22 @@ use std::net::IpAddr;
 
 use culvert_core::channel::{
     EncapSet, Endpoint, Network, NetworkOptions, NextHop, Offloads, Operation, Peer, Port,
-    PortKind, Route,
+    PortKind, Route, Wire, WireAddress,
 };
 use culvert_core::{InvalidVni, IpPrefix, MacAddr, NetworkId, PeerId, PortId, Vni, heapless};
 use ipnet::IpNet;
 
 use super::site::Site;
 use super::underlay;
-use crate::config::{self, Config, Node};
+use crate::config::{self, Config, Node, Uplink};
 use crate::mac::Mac;
 use crate::state::Attachment;
 
-/// The underlay's port.
+/// The underlay's port where a worker forwards.
 pub(super) const UNDERLAY: PortId = PortId(0);
-/// The host's port.
+/// The host's port there.
 pub(super) const HOST: PortId = PortId(1);
-/// The pods' ports, as many as the core's storage has.
+/// The pods' ports there, as many as the core's storage has.
 pub(super) const POD_PORTS: std::ops::RangeInclusive<u16> = 2..=4095;
 /// The one network of this configuration.
 pub(super) const NETWORK: NetworkId = NetworkId(0);
@@ -46,18 +46,9 @@ pub(super) enum ClusterError {
 pub(super) fn operations(site: &Site) -> Result<Vec<Operation>, ClusterError> {
     let (config, underlay) = (&site.config, &site.underlay);
     let own = &config.node;
-    let mut operations = vec![
-        Operation::UpsertPort(Port {
-            id: UNDERLAY,
-            mtu: mtu(underlay.link.mtu)?,
-            mac: MacAddr::ZERO,
-            offloads: Offloads::NONE,
-            kind: PortKind::Underlay,
-        }),
-        network(config)?,
-        host_port(site)?,
-        route(host_net(own.underlay), NextHop::Host),
-    ];
+    let mut operations = vec![underlay_port(site)?, network(site)?];
+    operations.extend(host_port(site)?);
+    operations.push(route(host_net(own.underlay), NextHop::Host));
     // An address of this node's block that no pod has must not leave by a wider route.
     let blocks = own.pods.iter();
     operations.extend(blocks.map(|block| route(*block, NextHop::Blackhole)));
@@ -75,7 +66,35 @@ pub(super) fn operations(site: &Site) -> Result<Vec<Operation>, ClusterError> {
     Ok(operations)
 }
 
-fn network(config: &Config) -> Result<Operation, ClusterError> {
+/// The port that tunnels leave by: sockets of this node, or the appliance's raw port.
+fn underlay_port(site: &Site) -> Result<Operation, ClusterError> {
+    let (mac, kind) = match &site.config.offload {
+        None => (MacAddr::ZERO, PortKind::Underlay),
+        Some(offload) => (offload.uplink.mac.into(), wire(&offload.uplink)),
+    };
+    Ok(Operation::UpsertPort(Port {
+        id: site.underlay_port(),
+        mtu: mtu(site.underlay.link.mtu)?,
+        mac,
+        offloads: Offloads::NONE,
+        kind,
+    }))
+}
+
+fn wire(uplink: &Uplink) -> PortKind {
+    let addresses = uplink.addresses.iter().map(|own| WireAddress {
+        address: own.addr(),
+        prefix_length: own.prefix_len(),
+    });
+    // The configuration has at most as many of both.
+    PortKind::Wire(Wire {
+        addresses: addresses.collect(),
+        gateways: uplink.gateways.iter().copied().collect(),
+    })
+}
+
+fn network(site: &Site) -> Result<Operation, ClusterError> {
+    let config = &site.config;
     let (own, network) = (&config.node, &config.cluster.network);
     let switches = [
         (network.flood, NetworkOptions::FLOOD),
@@ -96,7 +115,7 @@ fn network(config: &Config) -> Result<Operation, ClusterError> {
         prefixes: network.prefixes.iter().copied().map(ip_prefix).collect(),
         proxy: network.proxy,
         options: on.fold(NetworkOptions::NONE, |all, (_, one)| all.with(one)),
-        underlay: UNDERLAY,
+        underlay: site.underlay_port(),
     }))
 }
 
@@ -112,14 +131,18 @@ fn peer(network: &config::Network, id: PeerId, node: &Node) -> Operation {
     })
 }
 
-fn host_port(site: &Site) -> Result<Operation, ClusterError> {
-    Ok(Operation::UpsertPort(Port {
-        id: HOST,
+/// The node's own port, if it has one.
+fn host_port(site: &Site) -> Result<Option<Operation>, ClusterError> {
+    let Some(id) = site.host_port() else {
+        return Ok(None);
+    };
+    Ok(Some(Operation::UpsertPort(Port {
+        id,
         mtu: mtu(site.pod_mtu)?,
         mac: host_mac(&site.config).into(),
-        offloads: Offloads::CHECKSUM,
+        offloads: site.offloads(),
         kind: PortKind::Host { network: NETWORK },
-    }))
+    })))
 }
 
 /// The MAC address of the host's device.
@@ -128,16 +151,16 @@ pub(super) fn host_mac(config: &Config) -> Mac {
     Mac::for_pod(&addresses)
 }
 
-/// A pod's port; `pod_mtu` is its interface's.
+/// A pod's port.
 ///
 /// # Errors
 /// [`ClusterError::Mtu`].
-pub(super) fn pod_port(attachment: &Attachment, pod_mtu: u32) -> Result<Port, ClusterError> {
+pub(super) fn pod_port(attachment: &Attachment, site: &Site) -> Result<Port, ClusterError> {
     Ok(Port {
         id: PortId(attachment.port),
-        mtu: mtu(pod_mtu)?,
+        mtu: mtu(site.mtu_of(attachment))?,
         mac: attachment.mac.into(),
-        offloads: Offloads::CHECKSUM,
+        offloads: site.offloads(),
         kind: PortKind::Endpoint(Endpoint {
             network: NETWORK,
             addresses: attachment.addresses.iter().copied().collect(),

@@ -1,32 +1,48 @@
 //! The shell's end of the control channel.
 
+mod tables;
+
 use std::os::unix::net::UnixStream as StdStream;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
 use std::time::Duration;
 
+use culvert_core::TableError;
 use culvert_core::channel::{
-    Apply, Error, Event, FrameDecoder, FrameEvent, Hello, MAX_FRAME, MAX_MESSAGE, MAX_OPERATIONS,
-    Operation, Owned, Owner, PROTOCOL, Page, Peer, Port, PortKind, PortStats, Read, Refusal,
-    Request, Response, Route, SCHEMA, Sync, Synced, Welcome, decode_response, encode_frame,
-    encode_request,
+    Board, BoardAnswer, Error, Hello, PROTOCOL, Request, Response, SCHEMA, Welcome,
 };
-use culvert_core::{Capacities, Counter, TableError, heapless};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::{Instant, timeout_at};
 
-/// How long the core may take to answer.
+use super::link::{Link, Stream};
+
+/// How long a core in this process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an appliance may take: an ADD that meets a silent one fails within five
+/// seconds as a whole.
+const PATIENCE_WITH_APPLIANCE: Duration = Duration::from_secs(3);
 
 /// Why the core did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CoreError {
-    /// The channel broke: the worker has ended.
-    #[error("the packet core is gone: {0}")]
+    /// The channel broke: the worker has ended, or the appliance's end was closed.
+    #[error("the channel to the packet core is gone: {0}")]
     Gone(#[from] std::io::Error),
     /// No answer in time.
-    #[error("the packet core has not answered within {} s", PATIENCE.as_secs())]
-    Silent,
+    #[error("the packet core has not answered within {} s", .0.as_secs())]
+    Silent(Duration),
+    /// What came is no answer.
+    #[error("what came from the packet core is no message: {0}")]
+    Garbage(Error),
+    /// The core got something else than was sent.
+    #[error("the packet core could not read what it was told: {0}")]
+    Garbled(Error),
+    /// The core has lost its tables and the epoch.
+    #[error("the packet core has restarted")]
+    Restarted,
+    /// There is no channel at the moment.
+    #[error("{0}")]
+    Down(String),
     /// The core could not carry the request out at all.
     #[error(transparent)]
     Refused(#[from] Error),
@@ -43,148 +59,274 @@ pub(super) enum CoreError {
     Confused,
 }
 
-/// The core, reached through its channel. Requests are answered one at a time.
-pub(super) struct Core {
-    link: Mutex<Link>,
-    /// Held by a sync, and by whoever says Hello, which would break it.
-    conversation: Mutex<()>,
+impl CoreError {
+    /// Whether it is the channel's, so that nobody knows what the core has done.
+    fn breaks(&self) -> bool {
+        matches!(
+            self,
+            CoreError::Gone(_)
+                | CoreError::Silent(_)
+                | CoreError::Garbage(_)
+                | CoreError::Garbled(_)
+                | CoreError::Restarted
+                | CoreError::Confused
+        )
+    }
+
+    /// Whether the core is not reached, be it for now or just so.
+    pub(super) fn is_absence(&self) -> bool {
+        self.breaks() || matches!(self, CoreError::Down(_))
+    }
 }
 
-struct Link {
-    stream: UnixStream,
-    decoder: FrameDecoder,
-    last_id: u32,
-    last_transaction: u64,
+/// How the channel to a core is.
+#[derive(Debug, Clone)]
+pub(super) enum ChannelState {
+    /// The core has all tables, and changes are told at once.
+    Connected,
+    /// The core answers, and is being told its tables.
+    Replaying(Instant),
+    /// The core is not reached.
+    Down {
+        /// Since when.
+        since: Instant,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Whom [`Core`] speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A worker of this process, which is there or nothing is.
+    Worker,
+    /// An appliance, which comes and goes.
+    Appliance,
+}
+
+/// The core, reached through its channel. Requests are answered one at a time.
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    /// Whether it speaks while the core is being told its tables.
+    replays: bool,
+}
+
+struct Shared {
+    kind: Kind,
+    /// Offered at Hello.
+    epoch: u64,
+    link: Mutex<Link>,
+    state: StdMutex<(ChannelState, u64)>,
+    broken: Notify,
+    /// Held by a sync, and by whoever says Hello, which would break it.
+    conversation: Mutex<()>,
+    /// Shared by those who change one attachment in database and core, and alone for
+    /// who tells the core what the database has.
+    changes: RwLock<()>,
 }
 
 impl Core {
-    /// Says Hello on a fresh channel, offering `epoch`.
+    fn new(kind: Kind, epoch: u64, state: ChannelState) -> Core {
+        Core {
+            shared: Arc::new(Shared {
+                kind,
+                epoch,
+                link: Mutex::new(Link::new()),
+                state: StdMutex::new((state, 0)),
+                broken: Notify::new(),
+                conversation: Mutex::default(),
+                changes: RwLock::default(),
+            }),
+            replays: false,
+        }
+    }
+
+    /// Says Hello on a fresh channel to a worker, offering `epoch`.
     ///
     /// # Errors
     /// [`CoreError`]; above all when the protocol versions do not match.
-    pub(super) async fn hello(stream: StdStream, epoch: u64) -> Result<(Core, Welcome), CoreError> {
-        let core = Core {
-            link: Mutex::new(Link {
-                stream: UnixStream::from_std(stream)?,
-                decoder: FrameDecoder::new(),
-                last_id: 0,
-                last_transaction: 0,
-            }),
-            conversation: Mutex::default(),
-        };
-        let hello = Request::Hello(Hello {
-            version: PROTOCOL,
-            epoch,
-            schema: SCHEMA,
-        });
-        match core.ask(hello).await? {
-            Response::Hello(welcome) => Ok((core, welcome)),
-            _ => Err(CoreError::Confused),
-        }
+    pub(super) async fn of_worker(stream: StdStream, epoch: u64) -> Result<Core, CoreError> {
+        let core = Core::new(Kind::Worker, epoch, ChannelState::Connected);
+        let stream = UnixStream::from_std(stream)?;
+        core.shared.link.lock().await.attach(Box::new(stream));
+        let welcome = core.say_hello().await?;
+        core.state().1 = welcome.epoch;
+        Ok(core)
     }
 
-    /// Carries out at most [`MAX_OPERATIONS`] operations, all or none. When this
-    /// returns every later frame is forwarded by the new tables.
+    /// A core in an appliance, which is not reached yet.
+    pub(super) fn of_appliance(epoch: u64) -> Core {
+        let down = ChannelState::Down {
+            since: Instant::now(),
+            why: "the channel to the appliance was not opened yet".to_owned(),
+        };
+        Core::new(Kind::Appliance, epoch, down)
+    }
+
+    /// Goes on by another stream: says Hello, and keeps all others out until
+    /// [`Core::open`]. Returns what the core is, and who may tell it its tables.
     ///
     /// # Errors
-    /// [`CoreError::Table`] names the operation that was refused.
-    ///
-    /// # Panics
-    /// When there are more operations.
-    pub(super) async fn apply(
+    /// [`CoreError`]; the channel is down then.
+    pub(super) async fn reconnect(
         &self,
-        owner: Owner,
-        operations: &[Operation],
-    ) -> Result<(), CoreError> {
-        let mut link = self.link.lock().await;
-        link.last_transaction += 1;
-        let transaction = link.last_transaction;
-        let apply = Apply {
-            transaction,
-            owner,
-            operations: heapless::Vec::from_slice(operations)
-                .expect("callers keep transactions within the limit"),
+        stream: Box<dyn Stream>,
+    ) -> Result<(Welcome, Core), CoreError> {
+        self.shared.link.lock().await.attach(stream);
+        let replayer = Core {
+            shared: Arc::clone(&self.shared),
+            replays: true,
         };
-        match link.ask(&Request::Apply(apply)).await? {
-            Response::Applied { transaction: t } if t == transaction => Ok(()),
-            Response::Refused(refusal) => Err(refused(refusal, operations)),
-            _ => Err(CoreError::Confused),
+        // Nobody else speaks: the channel is down to them.
+        let welcome = replayer.say_hello().await?;
+        *self.state() = (ChannelState::Replaying(Instant::now()), welcome.epoch);
+        Ok((welcome, replayer))
+    }
+
+    /// The epoch of the core's life as far as it is known; 0 before the first Hello.
+    pub(super) fn epoch(&self) -> u64 {
+        self.state().1
+    }
+
+    /// Lets everybody in, if the channel did not break since [`Core::reconnect`].
+    pub(super) fn open(&self) {
+        let mut state = self.state();
+        if matches!(state.0, ChannelState::Replaying(_)) {
+            state.0 = ChannelState::Connected;
         }
     }
 
-    /// Replaces all entries of an owner by these, what others refer to first, without
-    /// a gap and without touching another owner's. Returns how many entries went.
-    ///
-    /// # Errors
-    /// [`CoreError`]; what was applied before a refused operation stays then, and
-    /// nothing was removed.
-    pub(super) async fn replace(
-        &self,
-        (owner, epoch): (Owner, u64),
-        operations: &[Operation],
-    ) -> Result<u32, CoreError> {
-        let _alone = self.conversation.lock().await;
-        let welcome = self.hello_again(epoch).await?;
-        let transaction = self.next_transaction().await;
-        let begin = Sync::Begin {
-            transaction,
-            owner,
-            additions: additions(&welcome, operations),
-        };
-        self.sync(begin).await?;
-        for part in operations.chunks(MAX_OPERATIONS) {
-            if let Err(error) = self.apply(owner, part).await {
-                // Without an answer to that the core is gone.
-                let _ = self.sync(Sync::Abort { transaction }).await;
-                return Err(error);
-            }
-        }
-        let synced = self.sync(Sync::End { transaction }).await?;
-        Ok(synced.swept)
+    /// Gives the channel up until the next [`Core::reconnect`], and says why.
+    pub(super) async fn close(&self, why: String) {
+        self.shared.link.lock().await.detach();
+        self.set_down(why);
     }
 
-    /// Repeats a part of a sync until it is done.
-    async fn sync(&self, sync: Sync) -> Result<Synced, CoreError> {
+    /// Resolves when the channel is down.
+    pub(super) async fn broken(&self) {
         loop {
-            match self.ask(Request::Sync(sync)).await? {
-                Response::Synced(synced) if synced.done => return Ok(synced),
-                Response::Synced(_) => {}
-                Response::Refused(refusal) => return Err(refused(refusal, &[])),
-                _ => return Err(CoreError::Confused),
+            // Registered before the look, so that no wake-up falls in between.
+            let broken = self.shared.broken.notified();
+            if matches!(self.channel_state(), ChannelState::Down { .. }) {
+                return;
             }
+            broken.await;
         }
     }
 
-    async fn next_transaction(&self) -> u64 {
-        let mut link = self.link.lock().await;
-        link.last_transaction += 1;
-        link.last_transaction
+    /// How the channel is.
+    pub(super) fn channel_state(&self) -> ChannelState {
+        self.state().0.clone()
     }
 
-    /// What happened behind an event's number, and how many events are lost.
+    /// Whether anything can be asked now.
     ///
     /// # Errors
-    /// [`CoreError`].
-    pub(super) async fn events(&self, after: u64) -> Result<(Vec<Event>, u64), CoreError> {
-        match self.ask(Request::Events { after }).await? {
-            Response::Events { events, lost } => Ok((events.into_iter().collect(), lost)),
+    /// [`CoreError::Down`], which says why not.
+    pub(super) fn ready(&self) -> Result<(), CoreError> {
+        let age = |since: &Instant| since.elapsed().as_secs();
+        match &self.state().0 {
+            ChannelState::Connected => Ok(()),
+            _ if self.replays => Ok(()),
+            ChannelState::Replaying(since) => Err(CoreError::Down(format!(
+                "the appliance is being told its tables, since {} s",
+                age(since)
+            ))),
+            ChannelState::Down { since, why } => Err(CoreError::Down(format!(
+                "the appliance is not reached, since {} s: {why}",
+                age(since)
+            ))),
+        }
+    }
+
+    /// Waits for its turn to change an attachment in database and core. While it is held
+    /// the core is told nothing that the database says.
+    pub(super) async fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.shared.changes.read().await
+    }
+
+    /// Waits until nobody changes an attachment, and keeps them all out.
+    pub(super) async fn no_changes(&self) -> RwLockWriteGuard<'_, ()> {
+        self.shared.changes.write().await
+    }
+
+    fn state(&self) -> StdGuard<'_, (ChannelState, u64)> {
+        let state = self.shared.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_down(&self, why: String) {
+        let mut state = self.state();
+        let since = match state.0 {
+            ChannelState::Down { since, .. } => since,
+            _ => Instant::now(),
+        };
+        state.0 = ChannelState::Down { since, why };
+        drop(state);
+        self.shared.broken.notify_waiters();
+    }
+
+    fn patience(&self) -> Duration {
+        match self.shared.kind {
+            Kind::Worker => PATIENCE,
+            Kind::Appliance => PATIENCE_WITH_APPLIANCE,
+        }
+    }
+
+    /// What of a core that is not reached need not be an error: an appliance is told
+    /// all that database and configuration say before anything else is asked of it, and
+    /// that is why it must be told again now.
+    ///
+    /// # Errors
+    /// Any other one.
+    pub(super) fn or_later<T: Default>(&self, done: Result<T, CoreError>) -> Result<T, CoreError> {
+        match done {
+            Err(error) if self.shared.kind == Kind::Appliance && error.is_absence() => {
+                tracing::debug!("the appliance learns of a change later: {error}");
+                if self.ready().is_ok() {
+                    self.set_down(error.to_string());
+                }
+                Ok(T::default())
+            }
+            done => done,
+        }
+    }
+
+    /// Asks a device's shell what is not for the core.
+    ///
+    /// # Errors
+    /// [`CoreError`]; `Refused` with `Unsupported` by a shell that knows nothing of it.
+    pub(super) async fn board(&self, request: Board) -> Result<BoardAnswer, CoreError> {
+        match self.ask(Request::Board(request)).await? {
+            Response::Board(answer) => Ok(answer),
             _ => Err(CoreError::Confused),
         }
     }
 
-    /// The channel's state of things: epoch, capacities, use of the tables.
+    /// The core's state of things: epoch, capacities, use of the tables.
     ///
     /// # Errors
-    /// [`CoreError`].
-    pub(super) async fn welcome(&self, epoch: u64) -> Result<Welcome, CoreError> {
-        let _alone = self.conversation.lock().await;
-        self.hello_again(epoch).await
+    /// [`CoreError`]; [`CoreError::Restarted`] when its tables are gone.
+    pub(super) async fn welcome(&self) -> Result<Welcome, CoreError> {
+        let _alone = self.shared.conversation.lock().await;
+        self.hello_again().await
     }
 
-    async fn hello_again(&self, epoch: u64) -> Result<Welcome, CoreError> {
+    async fn hello_again(&self) -> Result<Welcome, CoreError> {
+        let welcome = self.say_hello().await?;
+        if welcome.previous_epoch == self.state().1 {
+            return Ok(welcome);
+        }
+        if self.shared.kind == Kind::Appliance {
+            self.close(CoreError::Restarted.to_string()).await;
+        }
+        Err(CoreError::Restarted)
+    }
+
+    async fn say_hello(&self) -> Result<Welcome, CoreError> {
         let hello = Request::Hello(Hello {
             version: PROTOCOL,
-            epoch,
+            epoch: self.shared.epoch,
             schema: SCHEMA,
         });
         match self.ask(hello).await? {
@@ -193,201 +335,28 @@ impl Core {
         }
     }
 
-    /// All ports and endpoints, as the core has them.
-    ///
-    /// # Errors
-    /// [`CoreError`].
-    pub(super) async fn ports(&self) -> Result<Vec<(Owned<Port>, PortStats)>, CoreError> {
-        let mut all: Vec<(Owned<Port>, PortStats)> = Vec::new();
-        loop {
-            let after = all.last().map(|(port, _)| port.entry.id);
-            let page = self.ports_page(Read::Ports { after }).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
-    }
-
-    /// One page of ports.
-    ///
-    /// # Errors
-    /// [`CoreError`]; [`CoreError::Confused`] when `read` is for another table.
-    pub(super) async fn ports_page(
-        &self,
-        read: Read,
-    ) -> Result<Vec<(Owned<Port>, PortStats)>, CoreError> {
-        match self.read(read).await? {
-            Page::Ports(page) => Ok(page.into_iter().collect()),
-            _ => Err(CoreError::Confused),
-        }
-    }
-
-    /// All peers, with the number of routes to each.
-    ///
-    /// # Errors
-    /// [`CoreError`].
-    pub(super) async fn peers(&self) -> Result<Vec<(Owned<Peer>, u32)>, CoreError> {
-        let mut all: Vec<(Owned<Peer>, u32)> = Vec::new();
-        loop {
-            let after = all.last().map(|(peer, _)| peer.entry.id);
-            match self.read(Read::Peers { after }).await? {
-                Page::Peers(page) if page.is_empty() => return Ok(all),
-                Page::Peers(page) => all.extend(page),
-                _ => return Err(CoreError::Confused),
-            }
-        }
-    }
-
-    /// All routes, ordered by network and prefix.
-    ///
-    /// # Errors
-    /// [`CoreError`].
-    pub(super) async fn routes(&self) -> Result<Vec<Owned<Route>>, CoreError> {
-        let mut all: Vec<Owned<Route>> = Vec::new();
-        loop {
-            let last = all.last();
-            let after = last.map(|route| (route.entry.network, route.entry.prefix));
-            match self.read(Read::Routes { after }).await? {
-                Page::Routes(page) if page.is_empty() => return Ok(all),
-                Page::Routes(page) => all.extend(page),
-                _ => return Err(CoreError::Confused),
-            }
-        }
-    }
-
-    /// All counters that this version knows.
-    ///
-    /// # Errors
-    /// [`CoreError`].
-    pub(super) async fn counters(&self) -> Result<Vec<(Counter, u64)>, CoreError> {
-        let mut all = Vec::new();
-        let mut from = 0;
-        loop {
-            match self.ask(Request::Counters { from }).await? {
-                Response::Counters { values, next } => {
-                    let known = values.iter().filter_map(|(number, value)| {
-                        Counter::from_number(*number).map(|counter| (counter, *value))
-                    });
-                    all.extend(known);
-                    match next {
-                        Some(next) if next > from => from = next,
-                        _ => return Ok(all),
-                    }
-                }
-                _ => return Err(CoreError::Confused),
-            }
-        }
-    }
-
-    async fn read(&self, read: Read) -> Result<Page, CoreError> {
-        match self.ask(Request::Read(read)).await? {
-            Response::Page(page) => Ok(page),
-            _ => Err(CoreError::Confused),
-        }
-    }
-
+    /// Asks when it is this question's turn; waiting for that is a part of the patience.
     async fn ask(&self, request: Request) -> Result<Response, CoreError> {
-        self.link.lock().await.ask(&request).await
-    }
-}
-
-impl Link {
-    async fn ask(&mut self, request: &Request) -> Result<Response, CoreError> {
-        self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-        let id = self.last_id;
-        let mut message = vec![0; MAX_MESSAGE];
-        let mut frame = vec![0; MAX_FRAME];
-        let len = encode_request(id, request, &mut message)
-            .and_then(|len| encode_frame(&mut message, len, &mut frame))
-            .ok_or(Error::TooLarge)?;
-        let exchange = async {
-            self.stream.write_all(&frame[..len]).await?;
-            self.answer_to(id).await
+        self.ready()?;
+        let patience = self.patience();
+        let deadline = Instant::now() + patience;
+        let silent = |_| CoreError::Silent(patience);
+        let link = timeout_at(deadline, self.shared.link.lock()).await;
+        let mut link = link.map_err(silent)?;
+        // It may have broken meanwhile.
+        self.ready()?;
+        let answer = link.ask(&request, (deadline, patience)).await;
+        let error = match answer {
+            Ok(answer) => return Ok(answer),
+            Err(CoreError::Refused(Error::NoEpoch)) => CoreError::Restarted,
+            Err(error) => error,
         };
-        match timeout(PATIENCE, exchange).await {
-            Ok(Ok(Response::Error(error))) => Err(error.into()),
-            Ok(other) => other,
-            Err(_) => Err(CoreError::Silent),
+        if error.breaks() && self.shared.kind == Kind::Appliance {
+            // What still comes of it is an answer to nothing.
+            link.detach();
+            // Before whoever waits for the link has it.
+            self.set_down(error.to_string());
         }
-    }
-
-    /// Reads until the answer with this id; late answers to others are passed over.
-    async fn answer_to(&mut self, id: u32) -> Result<Response, CoreError> {
-        let mut chunk = vec![0; MAX_FRAME];
-        loop {
-            let read = self.stream.read(&mut chunk).await?;
-            if read == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-            }
-            let mut found = None;
-            self.decoder.feed(&chunk[..read], |event| {
-                let answer = match event {
-                    FrameEvent::Message(message) => {
-                        decode_response(message).map_err(|e| (e.id, e.error))
-                    }
-                    FrameEvent::Damaged => Err((0, Error::Damaged)),
-                    FrameEvent::TooLarge => Err((0, Error::TooLarge)),
-                };
-                match answer {
-                    Ok((to, response)) if to == id || to == 0 => found = Some(Ok(response)),
-                    Err((to, error)) if to == id || to == 0 => found = Some(Err(error)),
-                    _ => {}
-                }
-            });
-            if let Some(answer) = found {
-                return Ok(answer?);
-            }
-        }
-    }
-}
-
-/// Room for all of these, as far as there is any: some may be there already.
-fn additions(welcome: &Welcome, operations: &[Operation]) -> Capacities {
-    let (capacities, used) = (&welcome.capacities, &welcome.used);
-    let mut wanted = Capacities::default();
-    for operation in operations {
-        match operation {
-            Operation::UpsertNetwork(_) => wanted.networks += 1,
-            Operation::UpsertPort(port) => {
-                wanted.ports += 1;
-                if let PortKind::Endpoint(endpoint) = &port.kind {
-                    wanted.routes += u32::try_from(endpoint.addresses.len()).unwrap_or(u32::MAX);
-                }
-            }
-            Operation::UpsertPeer(_) => wanted.peers += 1,
-            Operation::UpsertRoute(_) => wanted.routes += 1,
-            _ => {}
-        }
-    }
-    let room = |wanted: u32, capacity: u32, used| wanted.min(capacity.saturating_sub(used));
-    Capacities {
-        networks: room(wanted.networks, capacities.networks, used.networks),
-        ports: room(wanted.ports, capacities.ports, used.ports),
-        peers: room(wanted.peers, capacities.peers, used.peers),
-        routes: room(wanted.routes, capacities.routes, used.routes),
-    }
-}
-
-fn refused(refusal: Refusal, operations: &[Operation]) -> CoreError {
-    let operation = operations.get(usize::from(refusal.operation));
-    CoreError::Table {
-        operation: operation.map_or_else(|| "the sync".to_owned(), describe),
-        error: refusal.error,
-    }
-}
-
-/// An operation in words.
-fn describe(operation: &Operation) -> String {
-    match operation {
-        Operation::UpsertNetwork(network) => format!("network {}", network.id),
-        Operation::RemoveNetwork(id) => format!("the removal of network {id}"),
-        Operation::UpsertPort(port) => format!("port {}", port.id),
-        Operation::RemovePort(id) => format!("the removal of port {id}"),
-        Operation::UpsertPeer(peer) => format!("peer {} ({})", peer.id, peer.underlay),
-        Operation::RemovePeer(id) => format!("the removal of peer {id}"),
-        Operation::UpsertRoute(route) => format!("the route to {}", route.prefix),
-        Operation::RemoveRoute { prefix, .. } => format!("the removal of the route to {prefix}"),
-        Operation::SetPathMtu { peer, .. } => format!("the path MTU of peer {peer}"),
+        Err(error)
     }
 }

@@ -42,10 +42,14 @@ impl Daemon {
         let Some(attachment) = found else {
             return Ok(());
         };
+        // An appliance that is not reached learns of it before it is told of any other
+        // pod: so the lease can go now, and nobody has its address until then.
+        let _change = self.core.change().await;
         self.dismantle(&attachment).await?;
         let wanted = key.clone();
         self.with_store(move |store| store.release(&wanted)).await?;
         self.set_problem(&problem_name(key), None);
+        self.set_problem(&problem_name_in_appliance(key), None);
         tracing::info!(
             container = key.container_id,
             ifname = key.ifname,
@@ -80,6 +84,11 @@ impl Daemon {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// As [`problem_name`], for what an appliance did not take.
+pub(super) fn problem_name_in_appliance(key: &Key) -> String {
+    format!("{} in the appliance", problem_name(key))
 }
 
 /// The name of an attachment's entry among the daemon's problems.

@@ -72,7 +72,8 @@ impl Daemon {
     /// The routes that culvert has made by other interfaces than the host's device.
     pub(super) async fn present_direct_routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = self.netlink.routes_of(PROTOCOL_CULVERT).await?;
-        routes.retain(|route| route.link != self.site().config.device);
+        let site = self.site();
+        routes.retain(|route| site.config.device.as_ref() != Some(&route.link));
         Ok(routes)
     }
 
@@ -80,12 +81,18 @@ impl Daemon {
     /// what their settings were.
     fn allow_forwarding(&self, site: &Site, blocks: &[IpNet]) -> Result<(), StartError> {
         let mut needed = Vec::new();
-        let links = [&site.config.device, &site.underlay.link.name];
+        // Where nodes are reached without a tunnel by the kernel, it has both.
+        let host = site.config.device.iter();
+        let links = host.chain([&site.underlay.link.name]);
         for block in blocks {
             if block.addr().is_ipv4() {
-                needed.extend(links.map(|link| Setting::ipv4(link, "forwarding")));
+                needed.extend(links.clone().map(|link| Setting::ipv4(link, "forwarding")));
             } else if forwarding_of_all("ipv6").map_err(start_error)? == OFF {
-                needed.extend(links.map(|link| Setting::ipv6(link, "force_forwarding")));
+                needed.extend(
+                    links
+                        .clone()
+                        .map(|link| Setting::ipv6(link, "force_forwarding")),
+                );
             }
         }
         let mut record = self.read_record();
@@ -147,6 +154,9 @@ impl Site {
     /// To the pods of each node that is reached without a tunnel.
     pub(super) fn direct_routes(&self) -> Vec<Route> {
         let mut routes = Vec::new();
+        if self.config.offload.is_some() {
+            return routes; // The appliance has the underlay, and sends to nodes itself.
+        }
         for node in self.config.peers() {
             let direct = |pods: &&IpNet| {
                 let to = (node, pods.addr());
@@ -171,6 +181,9 @@ impl Site {
     /// where none go: from a node that does not use the new encapsulation yet.
     fn forwarded(&self, routes: &[Route]) -> Vec<IpNet> {
         let network = &self.config.cluster.network;
+        if self.config.offload.is_some() {
+            return Vec::new();
+        }
         let any = match network.mode {
             Mode::CrossSubnet(_) => !routes.is_empty(),
             Mode::One(_) => network.uses(Encap::Direct),

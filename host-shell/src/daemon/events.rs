@@ -11,7 +11,7 @@ use culvert_core::{PeerId, PortId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::site::Site;
-use super::{Daemon, cluster, decode};
+use super::{Daemon, decode};
 use crate::api::{Event, EventKind, Events};
 
 /// How often the core is asked.
@@ -32,6 +32,8 @@ pub(super) struct EventLog {
 struct Inner {
     /// The number of the last one.
     last: u64,
+    /// The last one of the core's earlier lives; its own numbers begin at 1 in each.
+    before: u64,
     kept: VecDeque<Event>,
     /// What the core learned of the ways to other nodes, and when.
     path_mtus: HashMap<u16, (u16, Instant)>,
@@ -97,6 +99,20 @@ impl EventLog {
         inner.path_mtus.retain(|peer, _| !gone(PeerId(*peer)));
     }
 
+    /// The number in the core's present life of the last event.
+    fn cursor(&self) -> u64 {
+        let inner = self.inner();
+        inner.last.saturating_sub(inner.before)
+    }
+
+    /// Goes on with the first event of another life of the core, which knows nothing of
+    /// the ways to other nodes.
+    pub(super) fn restarted(&self) {
+        let mut inner = self.inner();
+        inner.before = inner.last;
+        inner.path_mtus.clear();
+    }
+
     fn keep(&self, event: Event) {
         let mut inner = self.inner();
         inner.last = event.number;
@@ -148,11 +164,10 @@ impl Daemon {
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             turn.tick().await;
-            let after = self.events.inner().last;
-            match self.core.events(after).await {
+            match self.core.events(self.events.cursor()).await {
                 Ok((events, _)) if events.is_empty() => {}
                 Ok((events, _)) => self.take_events(events).await,
-                // That the core is gone is noticed elsewhere, and ends the daemon.
+                // That the core is gone is noticed elsewhere.
                 Err(error) => tracing::debug!("no events: {error}"),
             }
         }
@@ -165,8 +180,12 @@ impl Daemon {
         let port_name = |port: PortId| {
             let mut all = attachments.iter();
             match all.find(|attachment| attachment.port == port.0) {
-                _ if port == cluster::UNDERLAY => format!("underlay {}", site.underlay.link.name),
-                _ if port == cluster::HOST => format!("host {}", site.config.device),
+                _ if port == site.underlay_port() => {
+                    format!("underlay {}", site.underlay.link.name)
+                }
+                _ if Some(port) == site.host_port() => {
+                    format!("host {}", site.config.device.as_deref().unwrap_or_default())
+                }
                 Some(attachment) => {
                     let key = &attachment.key;
                     let container: String = key.container_id.chars().take(12).collect();
@@ -177,10 +196,11 @@ impl Daemon {
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_millis = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0));
+        let before = self.events.inner().before;
         for event in events {
             let kind = self.event_kind(&site, &port_name, event.kind);
             self.events.keep(Event {
-                number: event.sequence,
+                number: before.saturating_add(event.sequence),
                 unix_millis,
                 kind,
             });
@@ -204,7 +224,7 @@ impl Daemon {
                 help: reason.help().to_owned(),
                 port: port_name(port),
                 length,
-                packet: decode::describe(&header, port == cluster::UNDERLAY),
+                packet: decode::describe(&header, site.has_sockets(port)),
             },
             channel::EventKind::PathMtu { peer, mtu } => {
                 let learned = (mtu, Instant::now());

@@ -1,4 +1,4 @@
-//! The host's own port: a TAP in the node's namespace, by which the node reaches
+//! The host's own port: a device in the node's namespace, by which the node reaches
 //! pods and pods reach the node.
 
 use std::net::IpAddr;
@@ -7,9 +7,7 @@ use ipnet::IpNet;
 
 use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error};
-use crate::dataplane::{Driver, TapPort};
 use crate::netlink::{NetlinkError, PROTOCOL_CULVERT, PROTOCOL_STATIC, Route};
-use crate::sys::tap::{Tap, TapError, TapOptions};
 use crate::sysctl;
 
 /// What marks the host's device as culvert's.
@@ -20,32 +18,19 @@ impl Daemon {
     /// with address and routes, and hands it to the worker.
     pub(super) async fn build_host_device(&self) -> Result<(), StartError> {
         let site = self.site();
-        let name = &site.config.device;
-        let existing = self.netlink.find_link(name).await.map_err(start_error)?;
-        let ours = existing.is_some_and(|link| link.alias.as_deref() == Some(ALIAS));
-        let tap = match ours {
-            true => Tap::attach(name, TapOptions::default()),
-            false => Tap::create(name, TapOptions::default()),
+        let (Some(name), Some(port)) = (&site.config.device, site.host_port()) else {
+            return Ok(());
         };
-        let tap = tap.map_err(|error| match error {
-            TapError::NameTaken { .. } => StartError(format!(
-                "{error}; remove it, or set another host.device in the configuration"
-            )),
-            other => start_error(other),
-        })?;
-        self.configure_host_device(&site).await?;
-        self.add_host_routes(&site).await?;
+        let existing = self.netlink.find_link(name).await.map_err(start_error)?;
+        let device = self.plane.host_device(name, existing)?;
+        self.configure_host_device(&site, name).await?;
+        self.add_host_routes(&site, name).await?;
         // Only now: a start that fails before leaves no device behind.
-        tap.set_persist(true).map_err(start_error)?;
-        self.worker
-            .attach(cluster::HOST, Driver::Tap(TapPort::new(tap)))
-            .await
-            .map_err(start_error)?;
-        Ok(())
+        device.keep().map_err(start_error)?;
+        self.plane.serve(port, device).await.map_err(start_error)
     }
 
-    async fn configure_host_device(&self, site: &Site) -> Result<(), StartError> {
-        let name = &site.config.device;
+    async fn configure_host_device(&self, site: &Site, name: &str) -> Result<(), StartError> {
         let addresses: Vec<IpAddr> = site.config.node.addresses().collect();
         let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
         if has_v6 {
@@ -56,12 +41,16 @@ impl Daemon {
                 ))
             })?;
         }
-        let configured = self.give_host_addresses(site, &addresses).await;
+        let configured = self.give_host_addresses((site, name), &addresses).await;
         configured.map_err(start_error)
     }
 
-    async fn give_host_addresses(&self, site: &Site, all: &[IpAddr]) -> Result<(), NetlinkError> {
-        let (name, mac) = (&site.config.device, cluster::host_mac(&site.config));
+    async fn give_host_addresses(
+        &self,
+        (site, name): (&Site, &str),
+        all: &[IpAddr],
+    ) -> Result<(), NetlinkError> {
+        let mac = cluster::host_mac(&site.config);
         self.netlink.set_alias(name, ALIAS).await?;
         self.netlink.set_mac(name, mac.0).await?;
         self.netlink.set_mtu(name, site.pod_mtu).await?;
@@ -96,8 +85,8 @@ impl Daemon {
         Ok(())
     }
 
-    async fn add_host_routes(&self, site: &Site) -> Result<(), StartError> {
-        let present = self.netlink.routes(&site.config.device).await;
+    async fn add_host_routes(&self, site: &Site, name: &str) -> Result<(), StartError> {
+        let present = self.netlink.routes(name).await;
         let mut present = present.map_err(start_error)?;
         // What others made has no mark of ours. Before there was a number of its own,
         // culvert's routes were static ones with a source.
@@ -166,9 +155,11 @@ impl Site {
     /// To the gateway, and by it to all pods: one neighbor entry, however many pods. Of
     /// an IP version that this node has no block of there are no routes.
     pub(super) fn host_routes(&self) -> Vec<Route> {
-        let name = &self.config.device;
         let network = &self.config.cluster.network;
         let mut routes = Vec::new();
+        let Some(name) = &self.config.device else {
+            return routes;
+        };
         for own in self.config.node.addresses() {
             let gateway = network.gateway_for(own);
             let ours = |route| Route {
@@ -199,9 +190,22 @@ impl Daemon {
             Err(error) => return tracing::warn!("the devices stay: {}", error.msg),
         }
         self.remove_direct().await;
-        if let Ok(Some(driver)) = self.worker.detach(cluster::HOST).await {
-            super::pod::close(driver).await;
+        self.plane.detach(cluster::HOST).await;
+        if let Err(error) = self.leave_host_device().await {
+            tracing::warn!("the host's device stays as it is: {error}");
         }
+    }
+
+    /// Takes what culvert gave to a host's device that it did not make.
+    async fn leave_host_device(&self) -> Result<(), NetlinkError> {
+        let site = self.site();
+        let (Some(name), Some(_)) = (&site.config.device, &site.config.offload) else {
+            return Ok(());
+        };
+        // It loses its routes by that.
+        self.netlink.set_down(name).await?;
+        self.delete_former_addresses(name, &[]).await?;
+        self.netlink.set_alias(name, "").await
     }
 }
 

@@ -4,6 +4,7 @@
 //! worker's. What the core forwards by changes through its control channel only.
 
 mod add;
+mod appliance;
 mod check;
 mod cluster;
 mod core;
@@ -12,8 +13,11 @@ mod del;
 mod direct;
 mod events;
 mod host;
+mod link;
 mod locks;
+mod plane;
 mod pod;
+mod pool;
 mod reload;
 mod restore;
 mod site;
@@ -35,7 +39,7 @@ use tokio::time::timeout;
 use crate::api::{self, CniRequest, Handler, Reply, Request};
 use crate::cni::{CniError, Command, NetConf, code};
 use crate::config::Config;
-use crate::dataplane::{Driver, Worker, WorkerEnded};
+use crate::dataplane::{Driver, WorkerEnded};
 use crate::ipam::Pools;
 use crate::netlink::Netlink;
 use crate::spool;
@@ -45,6 +49,7 @@ use crate::sys::netns::NetNs;
 use self::core::{Core, CoreError};
 use events::EventLog;
 use locks::Locks;
+use plane::Plane;
 use reload::Reloaded;
 use site::{PeerIds, Site};
 
@@ -68,8 +73,7 @@ pub struct Daemon {
     reloaded: Mutex<Option<Reloaded>>,
     events: EventLog,
     core: Core,
-    epoch: u64,
-    worker: Worker,
+    plane: Plane,
     store: Arc<Store>,
     host_ns: NetNs,
     netlink: Netlink,
@@ -93,6 +97,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let (daemon, ended) = Daemon::start(config).await?;
     let daemon = Arc::new(daemon);
     daemon.restore().await?;
+    if let Err(error) = daemon.connect().await {
+        // It goes on being tried, and meanwhile calls are told.
+        tracing::warn!("{error}");
+    }
     daemon.carry_out_spool().await;
     let site = daemon.site();
     tracing::info!(
@@ -108,6 +116,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
         never = daemon.watch_events() => match never {},
         never = daemon.watch_network() => match never {},
+        never = daemon.keep_channel() => match never {},
         never = daemon.reload_on(hangup) => match never {},
         _ = ended => {
             let why = "the data-plane worker has ended and nothing is forwarded; see the log above";
@@ -132,11 +141,10 @@ impl Daemon {
         let underlay = underlay::find_link(&config, &netlink).await?;
         // Before anything is made: there must be room for the tunnel.
         underlay::pod_mtu(&config, &underlay)?;
-        let sockets = underlay::bind(underlay::options(&config)).await?;
-        let (worker, channel, ended) = Worker::start().map_err(start_error)?;
+        let sockets = underlay::bind(&config).await?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);
-        let (core, _) = Core::hello(channel, epoch).await.map_err(start_error)?;
+        let (plane, core, ended) = Plane::start(&config, epoch).await?;
         let site = Arc::new(Site::new(config, underlay, &PeerIds::default())?);
         let daemon = Daemon {
             site: RwLock::new(Arc::clone(&site)),
@@ -144,8 +152,7 @@ impl Daemon {
             reloaded: Mutex::default(),
             events: EventLog::default(),
             core,
-            epoch,
-            worker,
+            plane,
             store: Arc::new(store),
             host_ns,
             netlink,
@@ -161,7 +168,7 @@ impl Daemon {
         }
         if let Some(sockets) = sockets {
             let driver = Driver::Underlay(Box::new(sockets));
-            let attached = daemon.worker.attach(cluster::UNDERLAY, driver).await;
+            let attached = daemon.plane.attach(cluster::UNDERLAY, driver).await;
             attached.map_err(start_error)?;
         }
         Ok((daemon, ended))
@@ -170,8 +177,8 @@ impl Daemon {
     /// Makes the cluster's entries in the core these, whatever they were.
     async fn program_cluster(&self, site: &Site) -> Result<(), StartError> {
         let operations = cluster::operations(site).map_err(start_error)?;
-        let owner = (Owner::Cluster, self.epoch);
-        let replaced = self.core.replace(owner, &operations).await;
+        let replaced = self.core.replace(Owner::Cluster, &operations).await;
+        let replaced = self.core.or_later(replaced);
         replaced.map(drop).map_err(start_error)
     }
 
@@ -302,6 +309,7 @@ fn state_error(error: &StateError) -> CniError {
         | StateError::NoPool { .. }
         | StateError::AddressInUse { .. }
         | StateError::PoolExhausted { .. }
+        | StateError::DevicesExhausted { .. }
         | StateError::PortsExhausted { .. } => code::NO_ADDRESS,
         _ => code::IO,
     };

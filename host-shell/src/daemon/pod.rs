@@ -1,4 +1,4 @@
-//! A pod's device: a TAP that is the pod's own interface.
+//! A pod's device, which is the pod's own interface: a TAP, or a device of the pool.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,19 +9,23 @@ use culvert_core::channel::{Operation, Owner, Proxy};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::site::Site;
-use super::{CoreError, Daemon, cluster};
+use super::{CoreError, Daemon, cluster, pool};
 use crate::cni::{CniError, code};
-use crate::dataplane::{Driver, TapPort};
+use crate::dataplane::Driver;
 use crate::netlink::{Link, Netlink, NetlinkError, Route};
-use crate::state::{Attachment, Key, NetnsId};
+use crate::state::{Attachment, NetnsId};
 use crate::sys::netns::{NetNs, NetNsError, NetNsId};
 use crate::sys::tap::{Tap, TapError, TapOffloads, TapOptions};
 use crate::sysctl;
 
 /// What marks a pod's device as culvert's and as this attachment's. The kernel
 /// keeps 255 bytes, and container ids have at most 64 in practice.
-fn alias(key: &Key) -> String {
-    let mut text = format!("culvert: {}", key.container_id);
+fn alias(attachment: &Attachment) -> String {
+    let container = &attachment.key.container_id;
+    let mut text = match &attachment.device {
+        None => format!("culvert: {container}"),
+        Some(device) => pool::alias(device, container),
+    };
     text.truncate(255);
     text
 }
@@ -36,7 +40,7 @@ impl Daemon {
         (ns, site): (&Arc<NetNs>, &Site),
     ) -> Result<u32, CniError> {
         let name = &attachment.key.ifname;
-        let tap = create_tap(ns, name).await?;
+        let device = self.plane.bring(attachment, ns, &self.netlink).await?;
         if attachment.addresses.iter().any(IpAddr::is_ipv6) {
             prepare_ipv6(ns, name).await?;
         }
@@ -45,30 +49,26 @@ impl Daemon {
             .configure(&netlink, attachment, site)
             .await
             .map_err(|error| configure_error(&error))?;
-        tap.set_persist(true).map_err(|e| tap_error(&e, name, ns))?;
-        self.serve(attachment, tap, site).await?;
+        device.keep().map_err(|e| tap_error(&e, name, ns))?;
+        let id = PortId(attachment.port);
+        self.plane.serve(id, device).await.map_err(io_error)?;
+        self.program(attachment, site).await?;
         Ok(index)
     }
 
-    /// Hands a pod's TAP to the worker and programs the core.
-    pub(super) async fn serve(
+    /// Tells the core of a pod's port.
+    pub(super) async fn program(
         &self,
         attachment: &Attachment,
-        tap: Tap,
         site: &Site,
     ) -> Result<(), CniError> {
-        let id = PortId(attachment.port);
-        let driver = Driver::Tap(TapPort::new(tap));
-        let before = self.worker.attach(id, driver).await.map_err(io_error)?;
-        if let Some(before) = before {
-            close(before).await;
-        }
-        let port = cluster::pod_port(attachment, site.mtu_of(attachment))
+        let port = cluster::pod_port(attachment, site)
             .map_err(|error| CniError::new(code::INVALID_CONFIG, error.to_string()))?;
-        self.core
+        let told = self
+            .core
             .apply(Owner::Attachment, &[Operation::UpsertPort(port)])
-            .await
-            .map_err(core_error)
+            .await;
+        told.map_err(core_error)
     }
 
     async fn configure(
@@ -78,7 +78,7 @@ impl Daemon {
         site: &Site,
     ) -> Result<u32, NetlinkError> {
         let name = attachment.key.ifname.as_str();
-        netlink.set_alias(name, &alias(&attachment.key)).await?;
+        netlink.set_alias(name, &alias(attachment)).await?;
         netlink.set_mac(name, attachment.mac.0).await?;
         netlink.set_mtu(name, site.mtu_of(attachment)).await?;
         netlink.set_up(name).await?;
@@ -130,26 +130,31 @@ impl Site {
 
 impl Daemon {
     /// Takes down whatever there is of an attachment: table entries, worker port,
-    /// device. Nothing being there is fine.
+    /// device. Nothing being there is fine. The caller holds [`Core::change`] until the
+    /// attachment is out of the database.
     ///
     /// # Errors
-    /// When the core is gone; the device is taken down all the same.
+    /// When the core refuses, or is gone for good; the device is taken down all the same.
+    ///
+    /// [`Core::change`]: super::core::Core::change
     pub(super) async fn dismantle(&self, attachment: &Attachment) -> Result<(), CniError> {
         let id = PortId(attachment.port);
-        let removed = self
-            .core
-            .apply(Owner::Attachment, &[Operation::RemovePort(id)])
-            .await;
-        if let Ok(Some(driver)) = self.worker.detach(id).await {
-            close(driver).await;
-        }
-        // What an earlier daemon left, or one of whose start-up this is a part, has
-        // no descriptor here.
-        if let Err(error) = delete_by_name(attachment).await {
+        let removed = self.core.remove_port(id).await;
+        self.plane.detach(id).await;
+        let taken = match &attachment.device {
+            // What an earlier daemon left, or one of whose start-up this is a part, has
+            // no descriptor here.
+            None => delete_by_name(attachment).await,
+            Some(device) => {
+                pool::give_back(attachment, device, (&self.host_ns, &self.netlink)).await
+            }
+        };
+        if let Err(error) = taken {
             tracing::warn!(
                 container = attachment.key.container_id,
                 ifname = attachment.key.ifname,
-                "the pod's device was not deleted: {error}"
+                device = attachment.device,
+                "the pod's device was not taken down: {error}"
             );
         }
         removed.map_err(core_error)
@@ -179,7 +184,7 @@ async fn delete_by_name(attachment: &Attachment) -> Result<(), String> {
     let netlink = Netlink::connect(Some(&ns)).map_err(|e| e.to_string())?;
     let name = &attachment.key.ifname;
     let link = netlink.find_link(name).await.map_err(|e| e.to_string())?;
-    if !link.is_some_and(|link| is_own(&link, &attachment.key)) {
+    if !link.is_some_and(|link| is_own(&link, attachment)) {
         return Ok(());
     }
     match netlink.delete_link(name).await {
@@ -189,8 +194,8 @@ async fn delete_by_name(attachment: &Attachment) -> Result<(), String> {
 }
 
 /// Whether an interface is marked as the attachment's own.
-pub(super) fn is_own(link: &Link, key: &Key) -> bool {
-    link.alias.as_deref() == Some(alias(key).as_str())
+pub(super) fn is_own(link: &Link, attachment: &Attachment) -> bool {
+    link.alias.as_deref() == Some(alias(attachment).as_str())
 }
 
 /// The attachment's namespace; `None` when it is gone, or another is in its place.
@@ -234,7 +239,7 @@ pub(super) fn open_namespace(host: &NetNs, path: &str) -> Result<Arc<NetNs>, Cni
     Ok(Arc::new(ns))
 }
 
-async fn create_tap(ns: &Arc<NetNs>, name: &str) -> Result<Tap, CniError> {
+pub(super) async fn create_tap(ns: &Arc<NetNs>, name: &str) -> Result<Tap, CniError> {
     let (inside, wanted) = (Arc::clone(ns), name.to_owned());
     let created = tokio::task::spawn_blocking(move || inside.run(|| Tap::create(&wanted, TAP)));
     let created = created.await.map_err(io_error)?.map_err(io_error)?;

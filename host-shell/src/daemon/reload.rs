@@ -11,7 +11,7 @@ use culvert_core::channel::Owner;
 
 use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error, underlay};
-use crate::config::{Config, Node};
+use crate::config::{Config, Node, Offload, Uplink};
 use crate::netlink::UnderlayLink;
 
 /// What a reload has brought.
@@ -91,6 +91,9 @@ impl Daemon {
 
     async fn find_underlay(&self, site: &Site) -> Result<UnderlayLink, String> {
         let (device, address) = (&site.underlay.link.name, site.config.node.underlay);
+        if let Some(offload) = &site.config.offload {
+            return Ok(underlay::of_uplink(&offload.uplink, address));
+        }
         let found = self.netlink.link_of_address(address).await;
         if let Some(found) = found.map_err(|error| error.to_string())? {
             return Ok(found);
@@ -112,8 +115,8 @@ impl Daemon {
         let operations = cluster::operations(&new).map_err(start_error)?;
         let mut changed = self.prepare_direct(&new).await;
         if changed.is_ok() {
-            let owner = (Owner::Cluster, self.epoch);
-            let replaced = self.core.replace(owner, &operations).await;
+            let replaced = self.core.replace(Owner::Cluster, &operations).await;
+            let replaced = self.core.or_later(replaced);
             changed = replaced.map(drop).map_err(start_error);
         }
         if let Err(error) = changed {
@@ -129,9 +132,9 @@ impl Daemon {
         drop(nodes);
         let new = Arc::new(new);
         *self.site.write().unwrap_or_else(|e| e.into_inner()) = Arc::clone(&new);
-        let host = match pod_mtu == now.pod_mtu {
-            true => Ok(()),
-            false => self.netlink.set_mtu(&device, pod_mtu).await,
+        let host = match device {
+            Some(device) if pod_mtu != now.pod_mtu => self.netlink.set_mtu(&device, pod_mtu).await,
+            _ => Ok(()),
         };
         self.set_problem("host device", host.err().map(|error| error.to_string()));
         let direct = self.build_direct(&new).await;
@@ -177,7 +180,8 @@ fn fixed(now: &Config, new: &Config) -> Vec<String> {
             }
         }
     }
-    if found.is_empty() && underlay::options(now) != underlay::options(new) {
+    let has_sockets = now.offload.is_none();
+    if found.is_empty() && has_sockets && underlay::options(now) != underlay::options(new) {
         found.push(format!(
             "{}: encap and accept ask for a tunnel that was not in use at the start, or no longer for one that was; its sockets take a restart of culvertd",
             new.cluster_path.display()
@@ -189,14 +193,37 @@ fn fixed(now: &Config, new: &Config) -> Vec<String> {
 /// What is fixed of the node's own file, by its keys.
 fn node_values(config: &Config) -> Vec<(String, String)> {
     let path = |path: &Path| path.display().to_string();
+    let offload = config.offload.as_ref();
+    let of_offload = |value: OffloadValue| offload.map_or_else(String::new, value);
     let values = [
         ("node", config.node.name.clone()),
         ("run_dir", path(&config.run_dir)),
         ("state_dir", path(&config.state_dir)),
         ("log", config.log.clone()),
-        ("host.device", config.device.clone()),
+        ("host.device", config.device.clone().unwrap_or_default()),
+        ("mode", mode(config).to_owned()),
+        (
+            "offload.channel",
+            of_offload(|offload| offload.channel.to_string()),
+        ),
+        (
+            "offload.uplink.port",
+            of_offload(|offload| offload.uplink.port.to_string()),
+        ),
+        (
+            "offload.host",
+            of_offload(|offload| format!("{:?}", offload.host)),
+        ),
     ];
     values.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// Who forwards.
+pub(super) fn mode(config: &Config) -> &'static str {
+    match config.offload {
+        None => "host",
+        Some(_) => "offload",
+    }
 }
 
 /// What is fixed of the cluster's file.
@@ -225,6 +252,9 @@ fn cluster_values(config: &Config) -> Vec<(String, String)> {
     own.into_iter().chain(values).collect()
 }
 
+/// One of the values of `[offload]`, in words.
+type OffloadValue = fn(&Offload) -> String;
+
 /// What is another one than before, a line each.
 fn changes(now: &Site, new: &Site) -> Vec<String> {
     let mut changes = node_changes(&now.config, &new.config);
@@ -248,6 +278,33 @@ fn changes(now: &Site, new: &Site) -> Vec<String> {
         format!("{} mtu {} prefix /{bits}", link.name, link.mtu)
     };
     compare("underlay", underlay(now), underlay(new));
+    let offload = |site: &Site, value: OffloadValue| {
+        site.config.offload.as_ref().map_or_else(String::new, value)
+    };
+    let values: [(&str, OffloadValue); 3] = [
+        ("offload.uplink", |offload| {
+            let Uplink {
+                mac,
+                addresses,
+                gateways,
+                ..
+            } = &offload.uplink;
+            format!("{mac} {} via {}", list(addresses), list(gateways))
+        }),
+        ("offload.devices", |offload| {
+            let names = offload.devices.iter();
+            let names: Vec<_> = names.map(|d| format!("{} at {}", d.name, d.port)).collect();
+            list(&names)
+        }),
+        ("offload.nics", |offload| {
+            let nics = offload.nics.iter();
+            let nics: Vec<_> = nics.map(|(mac, role)| format!("{mac} {role}")).collect();
+            list(&nics)
+        }),
+    ];
+    for (key, value) in values {
+        compare(key, offload(now, value), offload(new, value));
+    }
     let (before, after) = (now.pod_mtu.to_string(), new.pod_mtu.to_string());
     compare("mtu of new pods", before, after);
     changes

@@ -1,8 +1,11 @@
 //! Start-up after a stop or a crash: database, kernel and core come to the same
 //! picture.
 
+use culvert_core::PortId;
+use culvert_core::channel::{Operation, Owner};
+
 use super::del::problem_name;
-use super::{Daemon, StartError, pod, start_error};
+use super::{Daemon, StartError, cluster, pod, start_error};
 use crate::netlink::Netlink;
 use crate::state::{Attachment, Phase};
 
@@ -44,12 +47,18 @@ impl Daemon {
         let name = &attachment.key.ifname;
         let netlink = Netlink::connect(Some(&ns)).map_err(|e| e.to_string())?;
         let link = netlink.link(name).await.map_err(|e| e.to_string())?;
-        if !pod::is_own(&link, &attachment.key) {
+        if !pod::is_own(&link, attachment) {
             return Err(format!("its interface {name} is not the one that ADD made"));
         }
-        let tap = pod::attach_tap(ns, name.clone()).await?;
-        let served = self.serve(attachment, tap, &self.site()).await;
-        served.map_err(|error| error.msg)
+        let device = self.plane.find(attachment, ns).await?;
+        let served = self.plane.serve(PortId(attachment.port), device).await;
+        served.map_err(|error| error.to_string())?;
+        let port = cluster::pod_port(attachment, &self.site()).map_err(|e| e.to_string())?;
+        let port = [Operation::UpsertPort(port)];
+        let told = self.core.apply(Owner::Attachment, &port).await;
+        // An appliance is told of all its pods together, when it is reached.
+        let told = self.core.or_later(told);
+        told.map_err(|error| error.to_string())
     }
 
     async fn forget(&self, attachment: &Attachment) -> Result<(), StartError> {
@@ -59,6 +68,7 @@ impl Daemon {
             ifname = key.ifname,
             "forgetting an attachment that is unfinished or whose namespace is gone"
         );
+        let _change = self.core.change().await;
         self.dismantle(attachment)
             .await
             .map_err(|error| start_error(error.msg))?;

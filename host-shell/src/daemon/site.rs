@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use culvert_core::PeerId;
+use culvert_core::channel::{Offloads, Owned, Peer};
+use culvert_core::{PeerId, PortId};
 
-use super::cluster::ClusterError;
+use super::cluster::{self, ClusterError};
 use super::{StartError, start_error, underlay};
 use crate::config::{Config, Node};
 use crate::netlink::UnderlayLink;
@@ -47,6 +48,34 @@ impl Site {
         }
     }
 
+    /// The port that tunnels leave by.
+    pub(super) fn underlay_port(&self) -> PortId {
+        let offload = self.config.offload.as_ref();
+        offload.map_or(cluster::UNDERLAY, |offload| PortId(offload.uplink.port))
+    }
+
+    /// Whether tunnel packets come in by this port without their outer headers.
+    pub(super) fn has_sockets(&self, port: PortId) -> bool {
+        self.config.offload.is_none() && port == cluster::UNDERLAY
+    }
+
+    /// The port by which the node itself reaches pods; an appliance need not have one.
+    pub(super) fn host_port(&self) -> Option<PortId> {
+        match &self.config.offload {
+            None => Some(cluster::HOST),
+            Some(offload) => offload.host.as_ref().map(|host| PortId(host.port)),
+        }
+    }
+
+    /// What the ports of pods and host do for frames that leave by them. An appliance's
+    /// send what they are given.
+    pub(super) fn offloads(&self) -> Offloads {
+        match self.config.offload {
+            None => Offloads::CHECKSUM,
+            Some(_) => Offloads::NONE,
+        }
+    }
+
     /// The other nodes by their ids.
     pub(super) fn nodes(&self) -> BTreeMap<u16, &Node> {
         let nodes = self.config.peers();
@@ -61,6 +90,12 @@ impl Site {
 pub(super) struct PeerIds(BTreeMap<IpAddr, PeerId>);
 
 impl PeerIds {
+    /// The ids that a core has from an earlier daemon.
+    pub(super) fn of_core(peers: &[(Owned<Peer>, u32)]) -> PeerIds {
+        let peers = peers.iter().map(|(peer, _)| &peer.entry);
+        PeerIds(peers.map(|peer| (peer.underlay, peer.id)).collect())
+    }
+
     /// Ids for the nodes of a configuration: who had one keeps it. Nobody gets one of a
     /// node that is gone, which the core has until all others are there.
     ///

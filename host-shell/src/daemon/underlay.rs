@@ -9,9 +9,9 @@ use culvert_core::channel::Encap;
 use ipnet::IpNet;
 
 use super::{StartError, start_error};
-use crate::config::{Config, Mode, Node};
+use crate::config::{Config, Mode, Node, Uplink};
 use crate::dataplane::{Underlay, UnderlayOptions};
-use crate::netlink::{Netlink, UnderlayLink};
+use crate::netlink::{Link, Netlink, OperState, UnderlayLink};
 use crate::sys::socket::SocketError;
 use crate::whois;
 
@@ -20,12 +20,16 @@ const IPV4_MIN_MTU: u32 = 68;
 /// The smallest MTU of IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u32 = 1280;
 
-/// Finds the interface that has this node's underlay address.
+/// Finds the interface that has this node's underlay address: one of the node's, or the
+/// appliance's uplink.
 pub(super) async fn find_link(
     config: &Config,
     netlink: &Netlink,
 ) -> Result<UnderlayLink, StartError> {
     let address = config.node.underlay;
+    if let Some(offload) = &config.offload {
+        return Ok(of_uplink(&offload.uplink, address));
+    }
     match netlink
         .link_of_address(address)
         .await
@@ -42,6 +46,25 @@ pub(super) async fn find_link(
                 config.cluster_path.display()
             )))
         }
+    }
+}
+
+/// The appliance's uplink as if it were an interface of this node.
+pub(super) fn of_uplink(uplink: &Uplink, address: IpAddr) -> UnderlayLink {
+    // The configuration has the node's address among the uplink's.
+    let alone = IpNet::from(address).prefix_len();
+    UnderlayLink {
+        link: Link {
+            index: 0,
+            name: format!("appliance port {}", uplink.port),
+            mac: Some(uplink.mac.0),
+            mtu: uplink.mtu,
+            up: true,
+            kind: None,
+            oper_state: OperState::Unknown,
+            alias: None,
+        },
+        prefix_length: uplink.prefix_length(address).unwrap_or(alone),
     }
 }
 
@@ -129,8 +152,13 @@ pub(super) fn options(config: &Config) -> UnderlayOptions {
     }
 }
 
-/// Opens what the encapsulations in use need; `None` when that is nothing.
-pub(super) async fn bind(options: UnderlayOptions) -> Result<Option<Underlay>, StartError> {
+/// Opens what the encapsulations in use need of this node's kernel; `None` when that is
+/// nothing, as where an appliance has the underlay.
+pub(super) async fn bind(config: &Config) -> Result<Option<Underlay>, StartError> {
+    let options = options(config);
+    if config.offload.is_some() {
+        return Ok(None);
+    }
     if options.udp_port.is_none() && !options.ipip {
         return Ok(None);
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use culvert_core::channel::{Encap, NextHop, PortKind};
+use culvert_core::channel::{Encap, NextHop, PROTOCOL, PortKind, Welcome};
 use culvert_core::{Capacities, Counter, PortId};
 use ipnet::IpNet;
 
@@ -12,24 +12,26 @@ use super::{Daemon, cluster, underlay};
 use crate::api;
 use crate::cni::CniError;
 use crate::config::Node;
-use crate::dataplane::ShellCounter;
 use crate::state::{Attachment, Phase};
 
 impl Daemon {
     pub(super) async fn status(&self) -> Result<api::Status, CniError> {
-        let welcome = self.core.welcome(self.epoch).await.map_err(core_error)?;
-        let ports = self.core.ports().await.map_err(core_error)?;
-        let endpoints = ports
-            .iter()
-            .filter(|(port, _)| matches!(port.entry.kind, PortKind::Endpoint(_)));
+        let core = self.core_facts().await?;
         let mut problems: Vec<String> = {
             let problems = self.problems.lock().unwrap_or_else(|e| e.into_inner());
             problems.values().cloned().collect()
         };
         problems.extend(self.failed_pods().await?);
+        let appliance = self.appliance().await;
+        let (free, devices, lost) = self.look_at_pool().await?;
+        problems.extend(lost);
         if let Err(error) = self.cni_status().await {
             problems.push(error.msg);
         }
+        let endpoints = match core {
+            Some((_, endpoints)) => endpoints,
+            None => self.committed().await?,
+        };
         let site = self.site();
         let reloaded = self.reloaded.lock().unwrap_or_else(|e| e.into_inner());
         let reloaded = reloaded.as_ref().map(|reloaded| api::Reloaded {
@@ -39,9 +41,15 @@ impl Daemon {
         Ok(api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: site.config.node.name.clone(),
-            epoch: format!("{:016x}", welcome.epoch),
-            core_protocol: welcome.version.to_string(),
-            tables: table_use(&welcome.capacities, &welcome.used),
+            mode: super::reload::mode(&site.config).to_owned(),
+            epoch: format!("{:016x}", self.core.epoch()),
+            core_protocol: core.as_ref().map_or_else(
+                || PROTOCOL.to_string(),
+                |(welcome, _)| welcome.version.to_string(),
+            ),
+            tables: core.as_ref().map_or_else(Vec::new, |(welcome, _)| {
+                table_use(&welcome.capacities, &welcome.used)
+            }),
             underlay: api::Underlay {
                 device: site.underlay.link.name.clone(),
                 address: site.config.node.underlay,
@@ -50,15 +58,42 @@ impl Daemon {
             encapsulation: site.config.cluster.network.mode.to_string(),
             pod_mtu: site.pod_mtu,
             uptime_seconds: self.started.elapsed().as_secs(),
-            endpoints: u32::try_from(endpoints.count()).unwrap_or(u32::MAX),
+            endpoints,
+            pool: site.config.offload.is_some().then(|| api::Pool {
+                free: u32::try_from(free).unwrap_or(u32::MAX),
+                devices: u32::try_from(devices).unwrap_or(u32::MAX),
+            }),
+            appliance,
             problems,
             reloaded,
         })
     }
 
+    /// What the core is, and the number of its endpoints; `None` of an appliance that is
+    /// not reached, which is shown as a problem.
+    async fn core_facts(&self) -> Result<Option<(Welcome, u32)>, CniError> {
+        let facts = async {
+            let welcome = self.core.welcome().await?;
+            let ports = self.core.ports().await?;
+            let endpoints = ports
+                .iter()
+                .filter(|(port, _)| matches!(port.entry.kind, PortKind::Endpoint(_)));
+            let endpoints = u32::try_from(endpoints.count()).unwrap_or(u32::MAX);
+            Ok(Some((welcome, endpoints)))
+        };
+        self.core.or_later(facts.await).map_err(core_error)
+    }
+
+    /// The number of pods that are complete.
+    async fn committed(&self) -> Result<u32, CniError> {
+        let all = self.with_store(|store| store.list()).await?;
+        let committed = all.iter().filter(|a| a.phase == Phase::Committed);
+        Ok(u32::try_from(committed.count()).unwrap_or(u32::MAX))
+    }
+
     /// The pods whose device has gone under the daemon's hands.
     async fn failed_pods(&self) -> Result<Vec<String>, CniError> {
-        let failed = self.worker.counters().failed();
+        let failed = self.plane.failed();
         if failed.is_empty() {
             return Ok(Vec::new());
         }
@@ -82,13 +117,13 @@ impl Daemon {
             .iter()
             .map(|(port, _)| (port.entry.id.0, &port.entry))
             .collect();
-        let failed = self.worker.counters().failed();
+        let failed = self.plane.failed();
         let site = self.site();
         let state = |attachment: &Attachment| {
             if failed.contains_key(&PortId(attachment.port)) {
                 return "cut off";
             }
-            let expected = cluster::pod_port(attachment, site.mtu_of(attachment)).ok();
+            let expected = cluster::pod_port(attachment, &site).ok();
             let found = in_core.get(&attachment.port).copied();
             match (attachment.phase, found) {
                 (Phase::Intent, _) => "adding",
@@ -178,9 +213,10 @@ impl Daemon {
             value,
             help: counter.help().to_owned(),
         });
-        let shell = ShellCounter::ALL.into_iter().map(|counter| api::Counter {
+        let shell = self.plane.counters().into_iter();
+        let shell = shell.map(|(counter, value)| api::Counter {
             name: counter.name().to_owned(),
-            value: self.worker.counters().get(counter),
+            value,
             help: counter.help().to_owned(),
         });
         Ok(core.chain(shell).collect())

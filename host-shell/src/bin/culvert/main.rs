@@ -12,8 +12,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use culvert_host::api::{
-    Client, ClientError, Counter, Endpoint, Event, EventKind, Events, Peer, Request, Route, Status,
-    socket_path,
+    Appliance, Client, ClientError, Counter, Endpoint, Event, EventKind, Events, Peer, Request,
+    Route, Status, socket_path,
 };
 use culvert_host::cni::DEFAULT_RUN_DIR;
 use serde_json::Value;
@@ -173,6 +173,7 @@ fn status(status: &Status) -> String {
     let mut rows = vec![
         ["version".to_owned(), status.version.clone()],
         ["node".to_owned(), status.node.clone()],
+        ["mode".to_owned(), status.mode.clone()],
         ["uptime".to_owned(), duration(status.uptime_seconds)],
         ["epoch".to_owned(), status.epoch.clone()],
         ["core protocol".to_owned(), status.core_protocol.clone()],
@@ -187,6 +188,13 @@ fn status(status: &Status) -> String {
         ["pod mtu".to_owned(), status.pod_mtu.to_string()],
         ["endpoints".to_owned(), status.endpoints.to_string()],
     ];
+    if let Some(pool) = &status.pool {
+        let free = format!("{} of {} free", pool.free, pool.devices);
+        rows.push(["devices".to_owned(), free]);
+    }
+    if let Some(appliance) = &status.appliance {
+        rows.extend(appliance_rows(appliance));
+    }
     for table in &status.tables {
         rows.push([
             format!("table {}", table.table),
@@ -209,6 +217,39 @@ fn status(status: &Status) -> String {
         rows.push(["reloaded".to_owned(), format!("{ago}: {changes}")]);
     }
     table(&[], rows)
+}
+
+fn appliance_rows(appliance: &Appliance) -> Vec<[String; 2]> {
+    let row = |name: &str, value: String| [name.to_owned(), value];
+    let channel = format!("{} {}", appliance.channel, appliance.state);
+    let mut rows = vec![row("appliance", channel)];
+    rows.extend(appliance.description.clone().map(|is| row("", is)));
+    if let Some(health) = &appliance.health {
+        let since = duration(health.uptime_seconds);
+        rows.push(row(
+            "",
+            format!(
+                "up {since}, {} frames, {} buffers free",
+                health.frames, health.buffers_free
+            ),
+        ));
+        let worst = health.longest_turn_micros;
+        rows.push(row(
+            "",
+            format!(
+                "{} stalls, longest turn {worst} µs, {} frames unsent, {} without a buffer",
+                health.stalls, health.unsent, health.no_buffer
+            ),
+        ));
+    }
+    rows.extend(appliance.nics.iter().map(|nic| {
+        let text = format!(
+            "{}: received {} ({} unclaimed), sent {} ({} found no room)",
+            nic.role, nic.rx_frames, nic.rx_unclaimed, nic.tx_frames, nic.tx_full
+        );
+        row(&format!("nic {}", nic.mac), text)
+    }));
+    rows
 }
 
 fn events(events: &Events) -> String {

@@ -1,0 +1,291 @@
+//! Offload mode's channel: opened, and opened again whenever it breaks or the appliance
+//! has restarted; each time the appliance is told all that it is to know before anything
+//! else is asked of it.
+
+use std::convert::Infallible;
+use std::future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_core::channel::{Board, BoardAnswer, Description, Health, Nic, Operation, Owner};
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+use super::core::{ChannelState, Core, CoreError};
+use super::del::problem_name_in_appliance;
+use super::link::Stream;
+use super::site::{PeerIds, Site};
+use super::{Daemon, StartError, cluster, start_error};
+use crate::api;
+use crate::config::{ChannelAddress, Offload};
+use crate::state::{Attachment, Phase};
+use crate::sys::serial::Serial;
+
+/// How long opening the channel may take.
+const OPENING: Duration = Duration::from_secs(3);
+/// How soon to try again, at first and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+impl Daemon {
+    /// Looks after the channel to the appliance until the future is dropped.
+    pub(super) async fn keep_channel(&self) -> Infallible {
+        if self.site().config.offload.is_none() {
+            return future::pending().await;
+        }
+        let mut wait = FIRST_WAIT;
+        loop {
+            let opened = Instant::now();
+            self.core.broken().await;
+            if let ChannelState::Down { why, .. } = self.core.channel_state() {
+                tracing::warn!("the appliance is not reached: {why}");
+            }
+            // One that breaks at once is no better than none.
+            if opened.elapsed() > LAST_WAIT {
+                wait = FIRST_WAIT;
+            }
+            loop {
+                sleep(wait).await;
+                wait = (wait * 2).min(LAST_WAIT);
+                match self.connect().await {
+                    Ok(()) => break,
+                    Err(error) => tracing::debug!("the appliance is not reached: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Opens the channel and tells the appliance everything.
+    ///
+    /// # Errors
+    /// In words, which the channel's state has too.
+    pub(super) async fn connect(&self) -> Result<(), StartError> {
+        let site = self.site();
+        let Some(offload) = &site.config.offload else {
+            return Ok(());
+        };
+        let connected = self.try_to_connect(offload).await;
+        if let Err(error) = &connected {
+            self.core.close(error.0.clone()).await;
+        }
+        connected
+    }
+
+    async fn try_to_connect(&self, offload: &Offload) -> Result<(), StartError> {
+        let channel = &offload.channel;
+        let opened = timeout(OPENING, open(channel)).await;
+        let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let stream = opened.map_err(|error| {
+            StartError(format!(
+                "{channel} cannot be opened: {error}; is the appliance running?"
+            ))
+        })?;
+        let before = self.core.epoch();
+        let greeted = self.core.reconnect(stream).await;
+        let (welcome, core) = greeted.map_err(|error| {
+            StartError(format!(
+                "{channel} is open, and Hello was not answered: {error}"
+            ))
+        })?;
+        if welcome.previous_epoch != before {
+            self.events.restarted();
+        }
+        let told = self.tell_all(&core, offload).await;
+        told.map_err(|error| {
+            StartError(format!(
+                "the appliance could not be told its tables: {error}"
+            ))
+        })?;
+        self.core.open();
+        Ok(())
+    }
+
+    /// Brings the appliance's tables to what configuration and database say. What is the
+    /// same before and after is forwarded all the while.
+    async fn tell_all(&self, core: &Core, offload: &Offload) -> Result<(), StartError> {
+        let _site_stays = self.changing.lock().await;
+        let _attachments_stay = core.no_changes().await;
+        let started = Instant::now();
+        self.take_peer_ids(core).await?;
+        let site = self.site();
+        self.set_roles(core, offload).await?;
+        self.tell_cluster(core, &site).await?;
+        let pods = self.tell_pods(core, &site).await?;
+        tracing::info!(
+            pods,
+            milliseconds = started.elapsed().as_millis(),
+            "the appliance has its tables"
+        );
+        Ok(())
+    }
+
+    /// Gives other nodes the ids that they have in the appliance since an earlier daemon:
+    /// an id cannot get another node in place.
+    async fn take_peer_ids(&self, core: &Core) -> Result<(), StartError> {
+        let peers = core.peers().await.map_err(start_error)?;
+        if peers.is_empty() {
+            return Ok(());
+        }
+        let site = self.site();
+        let ids = PeerIds::of_core(&peers);
+        let new = Site::new(site.config.clone(), site.underlay.clone(), &ids)?;
+        *self.site.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(new);
+        Ok(())
+    }
+
+    /// Tells NICs what they are for. One that does not take it keeps nobody from the rest.
+    async fn set_roles(&self, core: &Core, offload: &Offload) -> Result<(), StartError> {
+        let mut refused = Vec::new();
+        for (mac, role) in &offload.nics {
+            let role = *role;
+            let set = Board::SetRole {
+                mac: (*mac).into(),
+                role,
+            };
+            match core.board(set).await {
+                Ok(BoardAnswer::Done) => {}
+                Ok(BoardAnswer::Refused(why)) => refused.push(format!("{mac} as {role}: {why}")),
+                Ok(_) => refused.push(format!("{mac} as {role}: another answer")),
+                Err(CoreError::Refused(error)) => refused.push(format!("{mac} as {role}: {error}")),
+                Err(error) => return Err(start_error(error)),
+            }
+        }
+        let problem = format!(
+            "NICs without the role they are to have: {}",
+            refused.join("; ")
+        );
+        self.set_problem("nics", (!refused.is_empty()).then_some(problem));
+        Ok(())
+    }
+
+    async fn tell_cluster(&self, core: &Core, site: &Site) -> Result<(), StartError> {
+        let operations = cluster::operations(site).map_err(start_error)?;
+        match core.replace(Owner::Cluster, &operations).await {
+            Err(CoreError::Table { operation, error }) => {
+                tracing::warn!(
+                    "the appliance has tables of another configuration, and refused {operation} beside them ({error}): they go first, and forwarding pauses"
+                );
+            }
+            done => return done.map(drop).map_err(start_error),
+        }
+        for owner in [Owner::Attachment, Owner::Cluster] {
+            core.replace(owner, &[]).await.map_err(start_error)?;
+        }
+        let replaced = core.replace(Owner::Cluster, &operations).await;
+        replaced.map(drop).map_err(start_error)
+    }
+
+    /// Tells the appliance of all pods that are complete; any others it forgets. Returns
+    /// how many it has.
+    async fn tell_pods(&self, core: &Core, site: &Site) -> Result<usize, StartError> {
+        let all = self.with_store(|store| store.list()).await;
+        let mut pods = all.map_err(|error| StartError(error.msg))?;
+        pods.retain(|pod| pod.phase == Phase::Committed && pod.device.is_some());
+        let ports = pods.iter().map(|pod| cluster::pod_port(pod, site));
+        let operations: Result<Vec<_>, _> =
+            ports.map(|port| port.map(Operation::UpsertPort)).collect();
+        let operations = operations.map_err(start_error)?;
+        let refused = core.replace_what_can_be(Owner::Attachment, &operations);
+        let refused = refused.await.map_err(start_error)?;
+        let why = |index: usize| refused.iter().find(|(at, _)| *at == index);
+        for (index, pod) in pods.iter().enumerate() {
+            let why = why(index).map(|(_, error)| cut_off(pod, error));
+            self.set_problem(&problem_name_in_appliance(&pod.key), why);
+        }
+        Ok(pods.len() - refused.len())
+    }
+
+    /// What the appliance tells of itself; of one that is not reached how the channel is.
+    pub(super) async fn appliance(&self) -> Option<api::Appliance> {
+        let site = self.site();
+        let offload = site.config.offload.as_ref()?;
+        let state = match self.core.channel_state() {
+            ChannelState::Connected => "connected".to_owned(),
+            ChannelState::Replaying(_) => "is being told its tables".to_owned(),
+            ChannelState::Down { since, why } => {
+                format!("not reached for {} s: {why}", since.elapsed().as_secs())
+            }
+        };
+        Some(api::Appliance {
+            channel: offload.channel.to_string(),
+            state,
+            description: self.description().await.map(describe),
+            health: self.health().await.map(health),
+            nics: self.nics().await.iter().map(nic).collect(),
+        })
+    }
+
+    async fn description(&self) -> Option<Description> {
+        match self.core.board(Board::Describe).await {
+            Ok(BoardAnswer::Description(description)) => Some(description),
+            _ => None,
+        }
+    }
+
+    async fn health(&self) -> Option<Health> {
+        match self.core.board(Board::Health).await {
+            Ok(BoardAnswer::Health(health)) => Some(health),
+            _ => None,
+        }
+    }
+
+    async fn nics(&self) -> Vec<Nic> {
+        let mut all: Vec<Nic> = Vec::new();
+        while let Ok(from) = u8::try_from(all.len()) {
+            match self.core.board(Board::Nics { from }).await {
+                Ok(BoardAnswer::Nics(page)) if !page.is_empty() => all.extend(page),
+                _ => break,
+            }
+        }
+        all
+    }
+}
+
+fn cut_off(pod: &Attachment, error: &CoreError) -> String {
+    let container = &pod.key.container_id;
+    format!("container {container} is cut off: {error}; delete and add it again")
+}
+
+fn describe(description: Description) -> String {
+    format!(
+        "{} {}, {} NICs, {} buffers, frames of up to {} bytes",
+        description.architecture,
+        description.version,
+        description.nics,
+        description.buffers,
+        description.largest_frame
+    )
+}
+
+fn health(health: Health) -> api::Health {
+    api::Health {
+        uptime_seconds: health.micros / 1_000_000,
+        turns: health.turns,
+        stalls: health.stalls,
+        longest_turn_micros: health.longest_turn,
+        frames: health.frames,
+        buffers_free: health.buffers_free,
+        unsent: health.unsent,
+        no_buffer: health.no_buffer,
+        stack: health.stack,
+    }
+}
+
+fn nic(nic: &Nic) -> api::Nic {
+    api::Nic {
+        mac: nic.mac.into(),
+        role: nic.role.to_string(),
+        rx_frames: nic.rx_frames,
+        rx_unclaimed: nic.rx_unclaimed,
+        tx_frames: nic.tx_frames,
+        tx_full: nic.tx_full,
+    }
+}
+
+async fn open(channel: &ChannelAddress) -> io::Result<Box<dyn Stream>> {
+    Ok(match channel {
+        ChannelAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        ChannelAddress::Serial(path) => Box::new(Serial::open(path)?),
+    })
+}
