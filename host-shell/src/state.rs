@@ -23,7 +23,7 @@ use crate::config::PortDevice;
 use crate::ipam::{Pool, Pools};
 use crate::mac::Mac;
 
-pub use record::{Attachment, HostFacts, Key, NetnsId, Phase, Reservation};
+pub use record::{Attachment, DevicePool, HostFacts, Key, NetnsId, Phase, Reservation};
 
 /// Version of the tables below; a database with a greater one is refused.
 const SCHEMA: u64 = 1;
@@ -121,7 +121,7 @@ pub enum StateError {
     #[error("no port is left: all of {} to {} are in use", .0.start(), .0.end())]
     PortsExhausted(RangeInclusive<u16>),
     /// No device of the pool is left.
-    #[error("no device is left: pods have all {} of offload.devices that are there{}", .0.len(), ends(.0))]
+    #[error("no device is left: all {} of offload.devices{} are with pods or gone; `culvert status` names those that are gone", .0.len(), ends(.0))]
     DevicesExhausted(Vec<PortDevice>),
 }
 
@@ -406,10 +406,10 @@ impl Store {
 fn take_device(
     txn: &WriteTransaction,
     key: &Key,
-    devices: &[PortDevice],
+    devices: &DevicePool,
 ) -> Result<PortDevice, StateError> {
     let mut table = txn.open_table(PORTS).map_err(db)?;
-    for device in devices {
+    for device in &devices.present {
         if table.get(device.port).map_err(db)?.is_none() {
             table
                 .insert(device.port, (&*key.container_id, &*key.ifname))
@@ -417,7 +417,7 @@ fn take_device(
             return Ok(device.clone());
         }
     }
-    Err(StateError::DevicesExhausted(devices.to_owned()))
+    Err(StateError::DevicesExhausted(devices.all.clone()))
 }
 
 /// Takes an address of a pool: the one that is wanted, or the next.

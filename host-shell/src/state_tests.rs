@@ -495,3 +495,77 @@ proptest! {
         }
     }
 }
+
+fn device(number: u16) -> PortDevice {
+    PortDevice {
+        name: format!("vf{number}"),
+        port: number + 10,
+    }
+}
+
+#[test]
+fn each_device_of_the_pool_is_taken_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let all: Vec<_> = (1..=3).map(device).collect();
+    let wanted = |present: &[u16]| Reservation {
+        devices: Some(DevicePool {
+            all: all.clone(),
+            present: present.iter().copied().map(device).collect(),
+        }),
+        ..want(None)
+    };
+    let take = |id: &str, present: &[u16]| store.reserve(&key(id), &wanted(present));
+    let taken = |id: &str, present: &[u16]| {
+        let attachment = take(id, present).unwrap();
+        (attachment.device.unwrap(), attachment.port)
+    };
+    // vf1 is gone.
+    assert_eq!(taken("a", &[2, 3]), ("vf2".to_owned(), 12));
+    assert_eq!(taken("b", &[2, 3]), ("vf3".to_owned(), 13));
+    let error = take("c", &[2, 3]).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("all 3 of offload.devices (vf1 to vf3)"),
+        "{said}"
+    );
+    assert_eq!(store.list().unwrap().len(), 2);
+    store.release(&key("a")).unwrap();
+    assert_eq!(taken("c", &[1, 2, 3]), ("vf1".to_owned(), 11));
+    assert_eq!(taken("d", &[2, 3]), ("vf2".to_owned(), 12));
+    // It is as good after another start.
+    let before = store.list().unwrap();
+    drop(store);
+    let store = open(&dir, "10.244.1.0/29", 1..=100).unwrap();
+    assert_eq!(store.list().unwrap(), before);
+}
+
+#[test]
+fn records_of_versions_without_a_pool_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = r#"{"key":{"container_id":"a","ifname":"eth0"},"phase":"committed",
+        "netns":"/run/netns/a","netns_id":{"dev":4,"ino":7},"addresses":["10.244.1.1"],
+        "mac":"0a:58:0a:f4:01:01","port":1,"network":"pods","configuration":"culvert",
+        "host":{"ifindex":2,"mtu":1450},"created":1700000000}"#;
+    let wrote = store(&dir).write(|txn| {
+        let mut table = txn.open_table(ATTACHMENTS).map_err(db)?;
+        table.insert(("a", "eth0"), old.as_bytes()).map_err(db)?;
+        let mut ports = txn.open_table(PORTS).map_err(db)?;
+        ports.insert(1, ("a", "eth0")).map_err(db)?;
+        Ok(())
+    });
+    wrote.unwrap();
+    let store = store(&dir);
+    let read = store.get(&key("a")).unwrap().unwrap();
+    assert_eq!((read.device, read.port), (None, 1));
+    store
+        .reserve(
+            &key("b"),
+            &Reservation {
+                addresses: vec!["10.244.1.2".parse().unwrap()],
+                ..want(None)
+            },
+        )
+        .unwrap();
+    assert_eq!(store.get(&key("b")).unwrap().unwrap().port, 2);
+}

@@ -13,7 +13,7 @@ use super::pod::{self, io_error};
 use crate::cni::{CniError, code};
 use crate::config::PortDevice;
 use crate::netlink::{Link, Netlink, NetlinkError};
-use crate::state::Attachment;
+use crate::state::{Attachment, DevicePool};
 use crate::sys::netns::NetNs;
 
 /// What the note of a device begins with that a pod has.
@@ -102,9 +102,9 @@ async fn tidy(host: &Netlink, link: &Link, device: &str) -> Result<(), NetlinkEr
 }
 
 impl Daemon {
-    /// The devices of the pool that are there to be taken, as far as nobody has their
-    /// port; `None` where devices are made.
-    pub(super) async fn devices(&self) -> Result<Option<Vec<PortDevice>>, CniError> {
+    /// The pool, and which of its devices are on this node and not with a pod; `None`
+    /// where devices are made.
+    pub(super) async fn devices(&self) -> Result<Option<DevicePool>, CniError> {
         let site = self.site();
         let Some(offload) = &site.config.offload else {
             return Ok(None);
@@ -125,35 +125,37 @@ impl Daemon {
         let present: HashSet<_> = links.iter().map(|link| link.name.as_str()).collect();
         let pool = offload.devices.iter();
         let usable = pool.filter(|device| present.contains(device.name.as_str()));
-        Ok(Some(usable.cloned().collect()))
+        Ok(Some(DevicePool {
+            present: usable.cloned().collect(),
+            all: offload.devices.clone(),
+        }))
     }
 
     /// How many devices of the pool are free, of how many, and what is wrong with
     /// others.
     pub(super) async fn look_at_pool(&self) -> Result<(usize, usize, Vec<String>), CniError> {
-        let Some(usable) = self.devices().await? else {
+        let Some(DevicePool { all, present }) = self.devices().await? else {
             return Ok((0, 0, Vec::new()));
         };
-        let site = self.site();
-        let pool = site.config.offload.iter();
-        let pool: Vec<_> = pool.flat_map(|offload| &offload.devices).collect();
         let attachments = self.with_store(|store| store.list()).await?;
         let with_pods: HashSet<_> = attachments
             .iter()
             .filter_map(|a| a.device.as_ref())
             .collect();
         let ports: HashSet<_> = attachments.iter().map(|a| a.port).collect();
-        let free = usable.iter().filter(|device| !ports.contains(&device.port));
-        let lost = pool
+        let free = present
             .iter()
-            .filter(|device| !usable.contains(device) && !with_pods.contains(&device.name));
+            .filter(|device| !ports.contains(&device.port));
+        let lost = all
+            .iter()
+            .filter(|device| !present.contains(device) && !with_pods.contains(&device.name));
         let lost = lost.map(|device| {
             format!(
                 "the pool's device {} is gone from this node, and port {} of the appliance is of no use: make it again (a veth goes with its pod when that ends before its DEL)",
                 device.name, device.port
             )
         });
-        Ok((free.count(), pool.len(), lost.collect()))
+        Ok((free.count(), all.len(), lost.collect()))
     }
 }
 

@@ -50,7 +50,16 @@ pub struct Reservation {
     pub configuration: String,
     /// The devices of which one is to be taken, with its port; `None` where the device
     /// is made for the pod, and any port is as good.
-    pub devices: Option<Vec<PortDevice>>,
+    pub devices: Option<DevicePool>,
+}
+
+/// Devices that wait for pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePool {
+    /// All, in the order in which they are taken.
+    pub all: Vec<PortDevice>,
+    /// Those among them that are there to be taken.
+    pub present: Vec<PortDevice>,
 }
 
 /// What was made for an attachment; known when it is committed.
