@@ -243,7 +243,7 @@ impl Line {
             answers.extend_from_slice(&out[..len]);
         });
         if mood == Mood::Garbage as u8 && !answers.is_empty() {
-            answers = b"no such thing as a frame\0".repeat(3);
+            answers = b"no such thing as a frame\0".repeat(20);
         }
         // Whoever hangs up meanwhile is noticed by the next read.
         let _ = stream.set_nonblocking(false);

@@ -177,3 +177,49 @@ fn pods_have_what_the_largest_encapsulation_leaves() {
         assert!(error.contains("does not tell its MTU"), "{error}");
     }
 }
+
+#[test]
+fn an_appliance_has_the_underlay_as_raw_ethernet() {
+    let mut config = config("encap = \"cross-subnet\"", V4);
+    let uplink = config::Uplink {
+        port: 7,
+        mac: Mac([2, 0x63, 0x76, 1, 0, 7]),
+        addresses: vec!["192.168.77.1/24".parse().unwrap()],
+        gateways: vec!["192.168.77.254".parse().unwrap()],
+        mtu: 9000,
+    };
+    config.offload = Some(config::Offload {
+        channel: config::ChannelAddress::Unix("/run/a".into()),
+        uplink: uplink.clone(),
+        host: None,
+        devices: Vec::new(),
+        nics: Vec::new(),
+    });
+    config.device = None;
+    let link = underlay::of_uplink(&uplink, config.node.underlay);
+    assert_eq!((link.link.mtu, link.prefix_length), (9000, 24));
+    let site = site(&config, &link);
+    let operations = operations(&site).unwrap();
+    let ports: Vec<_> = operations
+        .iter()
+        .filter_map(|operation| match operation {
+            Operation::UpsertPort(port) => Some(port),
+            _ => None,
+        })
+        .collect();
+    let [port] = ports[..] else {
+        panic!("{ports:?}")
+    };
+    assert_eq!((port.id, port.mtu), (PortId(7), 9000));
+    assert_eq!(port.mac, uplink.mac.into());
+    let PortKind::Wire(wire) = &port.kind else {
+        panic!("{port:?}")
+    };
+    assert_eq!(wire.addresses[0].prefix_length, 24);
+    assert_eq!(wire.gateways[0].to_string(), "192.168.77.254");
+    // Its neighbors need no tunnel, and no route of this node's kernel.
+    assert_eq!(ways(&config, &link)["10.244.2.0/24"].1, Encap::Direct);
+    assert_eq!(ways(&config, &link)["10.244.3.0/24"].1, Encap::Vxlan);
+    assert!(site.direct_routes().is_empty() && site.host_routes().is_empty());
+    assert_eq!(site.pod_mtu, 8950);
+}

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// seconds as a whole.
 const PATIENCE_WITH_APPLIANCE: Duration = Duration::from_secs(3);
 
+/// How long an appliance may take to answer Hello.
+const PATIENCE_FOR_HELLO: Duration = Duration::from_secs(2);
+
 /// Why the core did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CoreError {
@@ -338,7 +341,11 @@ impl Core {
     /// Asks when it is this question's turn; waiting for that is a part of the patience.
     async fn ask(&self, request: Request) -> Result<Response, CoreError> {
         self.ready()?;
-        let patience = self.patience();
+        let patience = match (&request, self.shared.kind) {
+            // Nobody waits for it, and a stream that brings no answer is tried again.
+            (Request::Hello(_), Kind::Appliance) => PATIENCE_FOR_HELLO,
+            _ => self.patience(),
+        };
         let deadline = Instant::now() + patience;
         let silent = |_| CoreError::Silent(patience);
         let link = timeout_at(deadline, self.shared.link.lock()).await;

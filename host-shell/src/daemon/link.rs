@@ -13,6 +13,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::core::CoreError;
 
+/// Frames on a fresh stream that may be garbage: the rest of what was said to another,
+/// and what a machine says while it starts.
+const FORGIVEN: u32 = 8;
+
 /// What a core can be reached by.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -101,9 +105,10 @@ fn closed() -> CoreError {
 
 impl Wire {
     /// Reads until the answer with this id; late answers to others are passed over, and
-    /// `garbage` too when that may be the rest of what was said before.
+    /// a little `garbage` too when that may be the rest of what was said before.
     async fn answer_to(&mut self, id: u32, garbage: bool) -> Result<Response, CoreError> {
         let mut chunk = vec![0; MAX_FRAME];
+        let mut forgiven = if garbage { FORGIVEN } else { 0 };
         loop {
             let read = self.stream.read(&mut chunk).await?;
             if read == 0 {
@@ -124,10 +129,13 @@ impl Wire {
                     // A whole message, but of a kind that this version does not know.
                     Err((to, error)) if to == id => found = Some(Err(error.into())),
                     // The core could not read what it was asked.
-                    Ok((0, Response::Error(error))) if !garbage => {
+                    Ok((0, Response::Error(error))) if forgiven == 0 => {
                         found = Some(Err(CoreError::Garbled(error)));
                     }
-                    Err((0, error)) if !garbage => found = Some(Err(CoreError::Garbage(error))),
+                    Err((0, error)) if forgiven == 0 => {
+                        found = Some(Err(CoreError::Garbage(error)));
+                    }
+                    Ok((0, _)) | Err((0, _)) => forgiven = forgiven.saturating_sub(1),
                     _ => {}
                 }
             });
