@@ -393,12 +393,28 @@ fn pods_lose_no_packet_while_the_daemon_is_gone_and_comes_back() {
     assert_eq!(ask(&lab, "peers").as_array().unwrap().len(), 2);
     assert_eq!(ask(&lab, "endpoints").as_array().unwrap().len(), 1);
     assert!(reaches(&lab, "p1", "far") && link(&lab, "n1", "vf2").is_some());
+    // What is reloaded while the channel is away is told when it is back.
+    stand_in.set(Mood::Gone);
+    let config = lab.dir().join("n1/culvert.toml");
+    let own = fs::read_to_string(&config).unwrap();
+    fs::write(&config, own.replace("vf{1..4}", "vf{1..3}")).unwrap();
+    fs::write(&path, &text).unwrap();
+    let told = lab.culvert("n1", &["reload"]).unwrap().stdout;
+    assert!(
+        told.contains("node n0 is gone") && told.contains("offload.devices"),
+        "{told}"
+    );
+    stand_in.set(Mood::Answers);
+    until_connected(&lab);
+    assert_eq!(ask(&lab, "peers").as_array().unwrap().len(), 1);
+    assert_eq!(ask(&lab, "status")["pool"]["devices"], 3);
+    assert!(reaches(&lab, "p1", "far"));
     // A daemon may come before its appliance.
     lab.stop_daemon("n1", Signal::SIGTERM).unwrap();
     stand_in.set(Mood::Gone);
     lab.start_daemon("n1").unwrap();
     lab.add_place("x").unwrap();
-    refused(&lab, "x", &["is the appliance running?"], &json!(3));
+    refused(&lab, "x", &["is the appliance running?"], &json!(2));
     stand_in.restart();
     stand_in.set(Mood::Answers);
     until_connected(&lab);

@@ -11,7 +11,7 @@ use culvert_core::channel::Owner;
 
 use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error, underlay};
-use crate::config::{Config, Node, Offload, Uplink};
+use crate::config::{Config, Node, Offload};
 use crate::netlink::UnderlayLink;
 
 /// What a reload has brought.
@@ -194,7 +194,7 @@ fn fixed(now: &Config, new: &Config) -> Vec<String> {
 fn node_values(config: &Config) -> Vec<(String, String)> {
     let path = |path: &Path| path.display().to_string();
     let offload = config.offload.as_ref();
-    let of_offload = |value: OffloadValue| offload.map_or_else(String::new, value);
+    let of_offload = |value: fn(&Offload) -> String| offload.map_or_else(String::new, value);
     let values = [
         ("node", config.node.name.clone()),
         ("run_dir", path(&config.run_dir)),
@@ -252,8 +252,31 @@ fn cluster_values(config: &Config) -> Vec<(String, String)> {
     own.into_iter().chain(values).collect()
 }
 
-/// One of the values of `[offload]`, in words.
-type OffloadValue = fn(&Offload) -> String;
+/// What can change of `[offload]`, by its keys; nothing in host mode.
+fn offload_values(config: &Config) -> Vec<(&'static str, String)> {
+    let Some(Offload {
+        uplink,
+        devices,
+        nics,
+        ..
+    }) = &config.offload
+    else {
+        return Vec::new();
+    };
+    let (own, gateways) = (list(&uplink.addresses), list(&uplink.gateways));
+    let named = devices.iter();
+    let named: Vec<_> = named.map(|d| format!("{} at {}", d.name, d.port)).collect();
+    let roles = nics.iter();
+    let roles: Vec<_> = roles.map(|(mac, role)| format!("{mac} {role}")).collect();
+    vec![
+        (
+            "offload.uplink",
+            format!("{} {own} via {gateways}", uplink.mac),
+        ),
+        ("offload.devices", list(&named)),
+        ("offload.nics", list(&roles)),
+    ]
+}
 
 /// What is another one than before, a line each.
 fn changes(now: &Site, new: &Site) -> Vec<String> {
@@ -278,32 +301,9 @@ fn changes(now: &Site, new: &Site) -> Vec<String> {
         format!("{} mtu {} prefix /{bits}", link.name, link.mtu)
     };
     compare("underlay", underlay(now), underlay(new));
-    let offload = |site: &Site, value: OffloadValue| {
-        site.config.offload.as_ref().map_or_else(String::new, value)
-    };
-    let values: [(&str, OffloadValue); 3] = [
-        ("offload.uplink", |offload| {
-            let Uplink {
-                mac,
-                addresses,
-                gateways,
-                ..
-            } = &offload.uplink;
-            format!("{mac} {} via {}", list(addresses), list(gateways))
-        }),
-        ("offload.devices", |offload| {
-            let names = offload.devices.iter();
-            let names: Vec<_> = names.map(|d| format!("{} at {}", d.name, d.port)).collect();
-            list(&names)
-        }),
-        ("offload.nics", |offload| {
-            let nics = offload.nics.iter();
-            let nics: Vec<_> = nics.map(|(mac, role)| format!("{mac} {role}")).collect();
-            list(&nics)
-        }),
-    ];
-    for (key, value) in values {
-        compare(key, offload(now, value), offload(new, value));
+    let both = offload_values(&now.config).into_iter();
+    for ((key, before), (_, after)) in both.zip(offload_values(&new.config)) {
+        compare(key, before, after);
     }
     let (before, after) = (now.pod_mtu.to_string(), new.pod_mtu.to_string());
     compare("mtu of new pods", before, after);
