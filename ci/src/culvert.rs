@@ -75,14 +75,19 @@ impl Files {
         self.dir.join("culvert.toml")
     }
 
-    /// Writes both configuration files.
-    pub(crate) fn write(&self, network: &NetworkPlan, node: &NodePlan) -> Result<()> {
+    /// Writes both configuration files; `sections` are those of the node's mode.
+    pub(crate) fn write(
+        &self,
+        network: &NetworkPlan,
+        node: &NodePlan,
+        sections: &str,
+    ) -> Result<()> {
         fs::create_dir_all(self.dir.join("run"))?;
         fs::create_dir_all(self.dir.join("state"))?;
         let dir = self.dir.display();
         let config = format!(
             "node = \"{}\"\ncluster = \"{dir}/cluster.toml\"\nrun_dir = \"{dir}/run\"\n\
-             state_dir = \"{dir}/state\"\n\n[host]\ndevice = \"culvert0\"\n",
+             state_dir = \"{dir}/state\"\n{sections}",
             node.name
         );
         fs::write(self.config(), config)?;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::culvert::{self, Files};
 use crate::guest::Guest;
 use crate::kernel;
+use crate::offload::Running;
 use crate::plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
 use crate::process::{Output, ProcessId, run};
 use crate::runtime::{Call, container_id};
@@ -56,6 +57,7 @@ pub struct Lab {
     daemons: BTreeMap<String, u32>,
     programs: Vec<PathBuf>,
     pub(crate) guests: BTreeMap<String, Guest>,
+    pub(crate) appliances: BTreeMap<String, Running>,
 }
 
 impl Lab {
@@ -85,6 +87,7 @@ impl Lab {
             daemons: BTreeMap::new(),
             programs,
             guests: BTreeMap::new(),
+            appliances: BTreeMap::new(),
         };
         lab.build()?;
         Ok(lab)
@@ -113,6 +116,10 @@ impl Lab {
         for (network, node) in plan.nodes() {
             match node.kind {
                 NodeKind::Culvert => self.start_daemon(&node.name)?,
+                NodeKind::Appliance(_) => {
+                    self.start_appliance(&node.name)?;
+                    self.start_daemon(&node.name)?;
+                }
                 NodeKind::Guest(_) => self.finish_guest(network, node)?,
                 NodeKind::Kernel => {}
             }
@@ -135,11 +142,15 @@ impl Lab {
              link set to-{name} master br0 up\n"
         );
         run(&["ip", "-n", &underlay, "-batch", "-"], &wire)?;
+        if node.kind.appliance().is_some() {
+            return self.build_appliance(network, node);
+        }
         let place = self.place(name);
         place.batch("ip", &kernel::underlay_lines(network, node))?;
         self.run(name, &["sh", "-ec", FORWARD])?;
         if node.kind == NodeKind::Culvert {
-            return Files::new(&self.site, name).write(network, node);
+            let sections = "\n[host]\ndevice = \"culvert0\"\n";
+            return Files::new(&self.site, name).write(network, node, sections);
         }
         kernel::configure(&place, network, node, self.plan.pod_mtu())
     }
@@ -250,7 +261,7 @@ impl Lab {
             result: None,
         };
         match plan.kind {
-            NodeKind::Culvert => {
+            NodeKind::Culvert | NodeKind::Appliance(_) => {
                 let output = self.cni("ADD", &made)?.success()?;
                 let (result, address, address6) = culvert::parse_result(&output.stdout)?;
                 (made.result, made.address, made.address6) = (Some(result), address, address6);
@@ -295,7 +306,7 @@ impl Lab {
     pub fn delete_pod(&mut self, name: &str) -> Result<()> {
         let pod = self.pod(name)?.clone();
         match self.node(&pod.node)?.1.kind {
-            NodeKind::Culvert => {
+            NodeKind::Culvert | NodeKind::Appliance(_) => {
                 for time in ["first", "second"] {
                     let answer = self.cni("DEL", &pod)?.success();
                     answer.with_context(|| format!("{time} CNI DEL of {name}"))?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use culvert_host::appliance::Arch;
 use culvert_lab::{Kept, blast, demo, hold, inject, no_panic, sweep, tear_down_on_panic};
 use serde::Serialize;
 
@@ -35,6 +36,10 @@ enum Verb {
         /// Over an IPv6 underlay.
         #[arg(long, requires = "encap")]
         ipv6: bool,
+        /// Show pods behind an appliance: the image for aarch64 or x86_64 in QEMU.
+        #[arg(long, num_args = 0..=1, default_missing_value = "aarch64", value_name = "ARCH",
+              conflicts_with_all = ["keep", "peer_only", "encap"])]
+        appliance: Option<Arch>,
     },
     /// Take down what dead labs and kept ones left.
     Sweep,
@@ -101,6 +106,10 @@ fn act(verb: Verb) -> Result<()> {
             ipv6: over_v6,
             ..
         } => demo::encap::run(demo::encap::Case { mode, over_v6 }),
+        Verb::Demo {
+            appliance: Some(arch),
+            ..
+        } => demo::appliance::run(arch),
         Verb::Demo {
             keep, peer_only, ..
         } => demo::run(demo::Options { keep, peer_only }),

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
+use culvert_host::appliance::Arch;
 
 use crate::guest::Checksums;
 
@@ -11,11 +12,30 @@ use crate::guest::Checksums;
 pub enum NodeKind {
     /// `culvertd` and `culvert-cni`.
     Culvert,
+    /// `culvertd` and `culvert-cni`, in front of an appliance that forwards.
+    Appliance(Arch),
     /// The kernel's `vxlan` device and a bridge, as flannel configures them.
     Kernel,
     /// A machine of its own with Debian's kernel, configured as a kernel node
     /// and for IPv6 too; see [`crate::Guest`].
     Guest(Checksums),
+}
+
+impl NodeKind {
+    /// Whether the node's daemon is culvertd.
+    #[must_use]
+    pub fn runs_culvert(self) -> bool {
+        matches!(self, NodeKind::Culvert | NodeKind::Appliance(_))
+    }
+
+    /// The architecture of the node's appliance, if it has one.
+    #[must_use]
+    pub fn appliance(self) -> Option<Arch> {
+        match self {
+            NodeKind::Appliance(arch) => Some(arch),
+            NodeKind::Culvert | NodeKind::Kernel | NodeKind::Guest(_) => None,
+        }
+    }
 }
 
 /// One node.
@@ -64,7 +84,7 @@ impl NodePlan {
     #[must_use]
     pub fn vtep_mac(&self) -> String {
         let first = match self.kind {
-            NodeKind::Culvert => "0a:63",
+            NodeKind::Culvert | NodeKind::Appliance(_) => "0a:63",
             NodeKind::Kernel | NodeKind::Guest(_) => "6e:6b",
         };
         let [a, b, c, d] = self.underlay().octets();
@@ -170,7 +190,7 @@ impl NetworkPlan {
                 "\n[[node]]\nname = \"{}\"\nunderlay = \"{underlay}\"\npods = {pods}\n",
                 node.name
             );
-            if node.kind != NodeKind::Culvert {
+            if !node.kind.runs_culvert() {
                 text += &format!("vtep_mac = \"{}\"\n", node.vtep_mac());
             }
         }

@@ -40,6 +40,7 @@ pub(crate) fn take_down(mut lab: Lab, progress: &mut Progress, before: &[String]
             .try_for_each(|node| lab.stop_daemon(node, Signal::SIGTERM))
     })?;
     lab.stop_guests()?;
+    lab.stop_appliances()?;
     progress.step(
         "nothing is left: processes, namespaces, devices, files",
         || nothing_left(lab, before),

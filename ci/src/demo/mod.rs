@@ -1,6 +1,7 @@
 //! The demo: three nodes, two pods on each, everyone talks to everyone, and in
 //! the end nothing is left.
 
+pub mod appliance;
 mod cleanup;
 pub mod encap;
 mod progress;
