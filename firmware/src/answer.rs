@@ -2,11 +2,12 @@
 
 use culvert_core::Instant;
 use culvert_core::channel::{
-    Board as Request, BoardAnswer, BoardRefusal, Description, Health, SMALL_PAGE,
+    Board as Request, BoardAnswer, Description, Health, KEY_LEN, Management as Config, SMALL_PAGE,
 };
 use heapless::Vec;
 
 use crate::log::{display, log};
+use crate::management::{self, Powers};
 use crate::plane::Exit;
 use crate::watch::Watch;
 use crate::{End, LARGEST_FRAME};
@@ -44,10 +45,14 @@ impl Clock {
 }
 
 /// What a request wants beyond an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// What is due now.
     Tick,
+    /// Addresses for the management port.
+    Configure(Config),
+    /// A key for the management port, or none.
+    SetKey(Option<[u8; KEY_LEN]>),
     /// To end.
     End(End),
 }
@@ -57,6 +62,7 @@ pub(crate) struct Desk<'p> {
     pub(crate) exit: &'p mut Exit,
     pub(crate) clock: &'p mut Clock,
     pub(crate) watch: &'p Watch,
+    pub(crate) powers: Powers,
     pub(crate) now: Instant,
     /// The most bytes of stack ever in use.
     pub(crate) stack: u32,
@@ -80,9 +86,20 @@ impl Desk<'_> {
                 Err(refusal) => BoardAnswer::Refused(refusal),
             },
             Request::Health => BoardAnswer::Health(self.health()),
-            Request::SetManagement(_) | Request::SetKey { .. } => {
-                BoardAnswer::Refused(BoardRefusal::NoManagement)
-            }
+            Request::SetManagement(config) => match management::check(config) {
+                Ok(()) => {
+                    then = Some(Asked::Configure(config.clone()));
+                    BoardAnswer::Done
+                }
+                Err(refusal) => BoardAnswer::Refused(refusal),
+            },
+            Request::SetKey { key } => match self.powers.authentication {
+                Ok(()) => {
+                    then = Some(Asked::SetKey(*key));
+                    BoardAnswer::Done
+                }
+                Err(refusal) => BoardAnswer::Refused(refusal),
+            },
             Request::HoldClock { micros, tick } => {
                 if *self.clock == Clock::Running {
                     log!(warn, "the clock is held, for a test, until the next start");
@@ -112,7 +129,7 @@ impl Desk<'_> {
             nics: number(self.exit.nics.list().len()),
             largest_frame: number(LARGEST_FRAME),
             buffers: number(self.exit.pool.capacity()),
-            management: false,
+            management: self.powers.authentication.is_ok(),
         }
     }
 
@@ -123,7 +140,7 @@ impl Desk<'_> {
             unsent: self.exit.unsent,
             no_buffer: self.exit.no_buffer,
             stack: self.stack,
-            refused: 0,
+            refused: self.powers.refused,
             ..self.watch.health()
         }
     }

@@ -2,12 +2,13 @@
 
 use core::time::Duration;
 
-use culvert_core::channel::serve_with;
+use culvert_core::channel::{FrameEvent, serve_with};
 use culvert_core::{Gateway, Instant};
 
 use crate::answer::{Asked, Clock, Desk};
 use crate::control::{Conversation, Stream};
 use crate::log::{display, log};
+use crate::management::Management;
 use crate::nics::Nics;
 use crate::plane::Plane;
 use crate::watch::Watch;
@@ -33,16 +34,18 @@ impl<'a, B: Board> Appliance<'a, B> {
     /// An appliance whose roles are those that the NICs' MAC addresses tell.
     ///
     /// A quarter of the pool's buffers, [`crate::SPARES`] at most, are kept for what the
-    /// core makes itself; each must have room for [`culvert_core::Frame::HEADROOM`] and the largest frame.
-    pub fn new(board: B, gateway: Gateway<'a>, pool: Pool) -> Self {
+    /// core makes itself; each must have room for [`culvert_core::Frame::HEADROOM`] and
+    /// the largest frame.
+    pub fn new(mut board: B, gateway: Gateway<'a>, mut pool: Pool) -> Self {
         let nics = Nics::new((0..board.nics()).map(|nic| board.mac(nic)));
         for nic in nics.list() {
             log!(info, "NIC {}: {}", display!(nic.mac), display!(nic.role));
         }
+        let management = Management::new(&mut board, &mut pool);
         Appliance {
             board,
             gateway,
-            plane: Plane::new(nics, pool),
+            plane: Plane::new(nics, pool, management),
             console: Conversation::new(),
             clock: Clock::Running,
             watch: Watch::default(),
@@ -51,13 +54,27 @@ impl<'a, B: Board> Appliance<'a, B> {
         }
     }
 
+    /// Lets hosts that have the pre-shared key speak to it over TCP; without this, the
+    /// port stays closed. The image must have an allocator.
+    #[cfg(feature = "management-auth")]
+    pub fn authenticate(&mut self, room: &'static mut crate::Room) {
+        self.plane.management.authenticate(room);
+    }
+
     /// Runs until the host tells it to end.
     pub fn run(&mut self) -> ! {
         loop {
             if !self.turn() {
-                self.board.sleep(self.next_tick);
+                let due = self.due();
+                self.board.sleep(due);
             }
         }
+    }
+
+    /// When there is something to do even if nothing comes in.
+    pub fn due(&self) -> Instant {
+        let management = self.plane.management.due();
+        management.map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     /// One turn: at most [`crate::BATCH`] frames of each NIC and one request of each
@@ -74,54 +91,73 @@ impl<'a, B: Board> Appliance<'a, B> {
                 .plane
                 .forward(&mut self.board, &mut self.gateway, (now, nic));
         }
-        let (worked, asked) = self.converse(began);
+        let Plane {
+            exit, management, ..
+        } = &mut self.plane;
+        management.listen(&mut self.board, exit, began);
+        let (worked, asks) = self.converse(began);
         let due = began >= self.next_tick;
         if due {
             self.next_tick = began.after(TICK);
             self.stack = self.board.stack();
         }
         // Where the clock is held, time passes when the host says so.
-        let tick = match asked {
-            Some(Asked::Tick) => true,
-            _ => due && self.clock == Clock::Running,
-        };
+        let tick = asks.contains(&Asked::Tick) || (due && self.clock == Clock::Running);
         if tick {
             let now = self.clock.at(began);
             self.plane.tick(&mut self.board, &mut self.gateway, now);
         }
         self.plane.exit.flush(&mut self.board);
-        if let Some(Asked::End(how)) = asked {
-            log!(info, "ending, as the host asked");
-            self.board.end(how);
+        for asked in asks {
+            if let Asked::End(how) = asked {
+                log!(info, "ending, as the host asked");
+                self.board.end(how);
+            }
         }
         let spent = self.board.instructions().wrapping_sub(count);
         self.watch.turn((began, self.board.now()), (frames, spent));
         worked || tick || frames > 0
     }
 
-    /// Answers one request; returns whether there was anything to do, and what is to
-    /// be done beyond an answer.
-    fn converse(&mut self, now: Instant) -> (bool, Option<Asked>) {
-        let mut asked = None;
+    /// Answers one request of each conversation; returns whether there is anything to
+    /// do, and what is to be done beyond the answers.
+    fn converse(&mut self, now: Instant) -> (bool, Asks) {
+        let mut asks = Asks::default();
+        let Plane {
+            exit, management, ..
+        } = &mut self.plane;
         let mut desk = Desk {
-            exit: &mut self.plane.exit,
+            exit: &mut *exit,
             clock: &mut self.clock,
             watch: &self.watch,
+            powers: management.powers(),
             now,
             stack: self.stack,
         };
         let gateway = &mut self.gateway;
-        let console = &mut Console(&mut self.board);
-        let worked = self.console.turn(console, |event, out| {
+        let mut serve = |event: &FrameEvent<'_>, out: &mut [u8]| {
             serve_with(gateway, event, out, |_, request| {
                 let (answer, then) = desk.answer(request);
-                asked = then;
+                asks.extend(then);
                 Some(answer)
             })
-        });
-        (worked, asked)
+        };
+        let by_console = self.console.turn(&mut Console(&mut self.board), &mut serve);
+        let by_management = management.converse(&mut serve);
+        for asked in &asks {
+            match asked {
+                Asked::Configure(config) => management.configure(config),
+                Asked::SetKey(key) => management.set_key(*key),
+                Asked::Tick | Asked::End(_) => {}
+            }
+        }
+        let more = management.send(&mut self.board, exit, (now, by_management));
+        (by_console || more, asks)
     }
 }
+
+/// What one turn's requests want beyond answers: one request of each conversation.
+type Asks = heapless::Vec<Asked, 2>;
 
 /// The board's control channel.
 struct Console<'b, B>(&'b mut B);

@@ -41,6 +41,15 @@ impl Conversation {
         }
     }
 
+    /// Forgets what was said: another host speaks now.
+    #[cfg(feature = "management-auth")]
+    pub(crate) fn restart(&mut self) {
+        // An end of a frame ends what stood before it.
+        let _ = self.decoder.next(&[0]);
+        (self.next, self.end) = (0, 0);
+        (self.sent, self.len) = (0, 0);
+    }
+
     /// Answers one request at most: `serve` writes the framed answer and returns its
     /// length. Returns whether there was something to do. Nothing further is read
     /// while an answer finds no room, so a host that does not listen holds up itself.

@@ -22,6 +22,7 @@ mod log;
     any(target_arch = "aarch64", target_arch = "x86_64")
 ))]
 pub mod machine;
+mod management;
 pub mod memory;
 #[cfg(all(target_os = "none", target_arch = "arm"))]
 pub mod mps2;
@@ -36,6 +37,8 @@ mod watch;
 pub use appliance::Appliance;
 pub use board::{Board, End};
 pub use buffers::{BATCH, Batch, Buffer, Pool};
+#[cfg(feature = "management-auth")]
+pub use management::{HEAP, Room};
 pub use nics::MAX_PORTS;
 pub use plane::SPARES;
 

@@ -4,6 +4,7 @@ use culvert_core::channel::Role;
 use culvert_core::{Fate, Frame, Gateway, Instant, Originated, Packet, PortId};
 use heapless::Vec;
 
+use crate::management::Management;
 use crate::nics::{Nics, Way};
 use crate::trunk;
 use crate::{BATCH, Batch, Board, Pool};
@@ -19,6 +20,7 @@ pub(crate) struct Plane {
     ports: Vec<Option<PortId>, BATCH>,
     spares: Vec<Packet<'static>, SPARES>,
     pub(crate) exit: Exit,
+    pub(crate) management: Management,
 }
 
 /// The way out: NICs, buffers, and what is counted there.
@@ -34,7 +36,7 @@ pub(crate) struct Exit {
 }
 
 impl Plane {
-    pub(crate) fn new(nics: Nics, mut pool: Pool) -> Self {
+    pub(crate) fn new(nics: Nics, mut pool: Pool, management: Management) -> Self {
         let count = SPARES.min(pool.len() / 4);
         let spares = (0..count).filter_map(|_| pool.take().and_then(spare));
         Plane {
@@ -48,6 +50,7 @@ impl Plane {
                 unsent: 0,
                 no_buffer: 0,
             },
+            management,
         }
     }
 
@@ -87,13 +90,20 @@ impl Plane {
                 for (packet, port) in self.batch.drain(..).zip(&self.ports) {
                     match port {
                         Some(port) => self.exit.carry_out(board, *port, packet),
-                        None => self.exit.refuse(nic, packet),
+                        None => self.exit.refuse(nic, packet.frame),
                     }
                 }
             }
-            Role::Unused | Role::Management => {
+            Role::Management => {
                 for packet in self.batch.drain(..) {
-                    self.exit.refuse(nic, packet);
+                    if let Err(frame) = self.management.take(packet.frame) {
+                        self.exit.refuse(nic, frame);
+                    }
+                }
+            }
+            Role::Unused => {
+                for packet in self.batch.drain(..) {
+                    self.exit.refuse(nic, packet.frame);
                 }
             }
         }
@@ -144,8 +154,8 @@ impl Exit {
     }
 
     /// Drops a frame that no port takes.
-    fn refuse(&mut self, nic: usize, packet: Packet<'static>) {
-        self.pool.give_frame(packet.frame);
+    fn refuse(&mut self, nic: usize, frame: Frame<'static>) {
+        self.pool.give_frame(frame);
         if let Some(nic) = self.nics.get_mut(nic) {
             nic.rx_unclaimed += 1;
         }
@@ -163,6 +173,12 @@ impl Exit {
             self.unsent += 1;
             return self.pool.give_frame(frame);
         };
+        self.send_by(board, nic, frame);
+    }
+
+    /// Sends a frame by a NIC.
+    #[inline]
+    pub(crate) fn send_by<B: Board>(&mut self, board: &mut B, nic: usize, frame: Frame<'static>) {
         let sent = board.send(nic, &mut self.pool, frame);
         self.touched |= 1 << (nic & 31);
         if let Some(nic) = self.nics.get_mut(nic) {

@@ -4,7 +4,8 @@
 //! - [`daemon`] is the control plane, [`dataplane`] the worker around the packet core.
 //! - [`config`], [`cni`], [`api`], [`spool`], [`state`] and [`ipam`] are what comes
 //!   in from people and runtimes, and what outlives the process.
-//! - [`appliance`] builds the image for bare metal and has QEMU run it.
+//! - [`appliance`] builds the image for bare metal, has QEMU run it, and speaks to it
+//!   over TCP.
 //! - [`netlink`], [`sysctl`], [`sys`] and [`whois`] talk to the kernel; all `unsafe` is in [`sys`].
 
 pub mod api;

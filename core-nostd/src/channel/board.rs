@@ -39,9 +39,11 @@ pub enum Board {
     },
     /// How the device is. Answered by [`BoardAnswer::Health`].
     Health,
-    /// The addresses of the management port; none closes it.
+    /// The addresses of the management port; none closes it. Other ones than before end
+    /// the connections to it.
     SetManagement(Management),
     /// The pre-shared key of the control channel's TCP port; `None` closes the port.
+    /// Another one than before ends the connections to it.
     SetKey {
         /// The key.
         key: Option<[u8; KEY_LEN]>,
@@ -204,8 +206,8 @@ pub struct Health {
     pub no_buffer: u64,
     /// The most bytes of stack that were ever in use; 0 where that is not known.
     pub stack: u32,
-    /// Conversations by the management's TCP port that were refused: another key, or
-    /// bytes that are no handshake.
+    /// Connections to the management's TCP port that ended before they had shown the
+    /// key: with another key, with bytes that are no handshake, or in silence.
     pub refused: u32,
 }
 
@@ -216,7 +218,7 @@ pub struct Management {
     pub addresses: Vec<WireAddress, MAX_ADDRESSES>,
     /// Gateways for all other addresses, at most one of each IP version.
     pub gateways: Vec<IpAddr, 2>,
-    /// The TCP port of the control channel.
+    /// The TCP port of the control channel, which stays closed without a key; 0 is none.
     pub tcp_port: u16,
 }
 

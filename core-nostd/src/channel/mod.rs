@@ -19,6 +19,7 @@ mod error;
 mod event;
 mod frame;
 mod message;
+pub mod noise;
 mod server;
 mod sync;
 

@@ -9,6 +9,13 @@ mod image {
 
     culvert_firmware::image!(main);
 
+    /// For the management port's authentication, which nothing else allocates beside.
+    #[cfg(feature = "management-auth")]
+    #[global_allocator]
+    static HEAP: emballoc::Allocator<{ culvert_firmware::HEAP }> = emballoc::Allocator::new();
+    #[cfg(feature = "management-auth")]
+    static ROOM: Static<culvert_firmware::Room> = Static::new(culvert_firmware::Room::new());
+
     static TABLES: Static<culvert_core::Appliance> = Static::zeroed();
 
     fn main() -> ! {
@@ -19,7 +26,13 @@ mod image {
         };
         let machine = Machine::new(&mut pool);
         defmt::info!("ready, {=usize} buffers are free", pool.len());
-        Appliance::new(machine, tables.gateway(), pool).run()
+        #[cfg_attr(not(feature = "management-auth"), expect(unused_mut))]
+        let mut appliance = Appliance::new(machine, tables.gateway(), pool);
+        #[cfg(feature = "management-auth")]
+        if let Some(room) = ROOM.take() {
+            appliance.authenticate(room);
+        }
+        appliance.run()
     }
 }
 

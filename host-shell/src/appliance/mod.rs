@@ -7,8 +7,10 @@
 mod build;
 #[cfg(test)]
 mod elf;
+pub mod key;
 mod logs;
 mod machine;
+pub mod noise;
 mod sizes;
 
 use std::fmt;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use comfy_table::{Cell, CellAlignment};
+use culvert_host::appliance::key::Key;
 use culvert_host::appliance::{
     APPLIANCE, Arch, BENCH, Build, Console, Entry, Error, Image, Line, Logs, Machine, Nic, Serial,
     build, find_source, is_complaint,
@@ -46,6 +47,11 @@ pub(crate) enum Verb {
         #[arg(long)]
         places: bool,
         /// What the serial line said; - for standard input
+        file: PathBuf,
+    },
+    /// Make a file with a new key for the control channel by TCP
+    Key {
+        /// The file, which must not be there yet; nobody but its owner may use it
         file: PathBuf,
     },
     /// Count the instructions that the core takes for a packet, in QEMU
@@ -106,6 +112,7 @@ pub(crate) struct Run {
 /// Does it, and says what went wrong.
 pub(crate) fn act(verb: &Verb) -> ExitCode {
     let done = match verb {
+        Verb::Key { file } => return make_key(file),
         Verb::Build { arches, source } => show_sizes(arches, source),
         Verb::Run(run) => run.start(),
         Verb::Logs {
@@ -120,6 +127,17 @@ pub(crate) fn act(verb: &Verb) -> ExitCode {
         let _ = writeln!(io::stderr(), "culvert: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Makes a key, and does not show it.
+fn make_key(file: &Path) -> ExitCode {
+    match Key::create(file) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "culvert: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 impl Source {
