@@ -48,6 +48,8 @@ pub struct NodePlan {
     /// Last byte of its underlay address, third byte of its block; 1 to 254,
     /// one of its own in the whole lab.
     pub number: u8,
+    /// Further lines for its entry in the cluster file.
+    pub settings: String,
 }
 
 impl NodePlan {
@@ -58,6 +60,7 @@ impl NodePlan {
             name: name.to_owned(),
             kind,
             number,
+            settings: String::new(),
         }
     }
 
@@ -193,6 +196,7 @@ impl NetworkPlan {
             if !node.kind.runs_culvert() {
                 text += &format!("vtep_mac = \"{}\"\n", node.vtep_mac());
             }
+            text += &node.settings;
         }
         text
     }
