@@ -35,6 +35,25 @@ fn decap(by: Encap) -> Case {
     case(scene::from_tunnel(ROUTES, by), by)
 }
 
+/// The same on a raw Ethernet port whose neighbors are known; `checksum`: the outer
+/// UDP header has one.
+fn wire(frames: Frames, by: Encap, checksum: bool) -> Case {
+    Case {
+        storage: scene::wire::storage(ROUTES, by, checksum),
+        slots: frames.slots(),
+        frames,
+    }
+}
+
+fn encap_on_wire(by: Encap, checksum: bool) -> Case {
+    wire(scene::from_pod(ROUTES), by, checksum)
+}
+
+fn decap_on_wire(by: Encap, checksum: bool) -> Case {
+    let frames = scene::wire::from_wire(ROUTES, by, checksum);
+    wire(frames, by, checksum)
+}
+
 fn run(mut case: Case) -> bool {
     let mut gateway = case.storage.gateway();
     let mut packets = case.frames.packets(&mut case.slots);
@@ -48,6 +67,12 @@ fn run(mut case: Case) -> bool {
 #[bench::encap_ipip(encap(Encap::Ipip))]
 #[bench::decap_vxlan(decap(Encap::Vxlan))]
 #[bench::decap_ipip(decap(Encap::Ipip))]
+#[bench::wire_encap_vxlan(encap_on_wire(Encap::Vxlan, false))]
+#[bench::wire_encap_vxlan_checksum(encap_on_wire(Encap::Vxlan, true))]
+#[bench::wire_encap_ipip(encap_on_wire(Encap::Ipip, true))]
+#[bench::wire_decap_vxlan(decap_on_wire(Encap::Vxlan, false))]
+#[bench::wire_decap_vxlan_checksum(decap_on_wire(Encap::Vxlan, true))]
+#[bench::wire_decap_ipip(decap_on_wire(Encap::Ipip, true))]
 fn batch(case: Case) {
     assert!(run(case));
 }

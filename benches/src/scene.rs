@@ -1,6 +1,8 @@
 //! What the benchmarks forward: a node with one pod, up to 256 peers and some
 //! thousand routes, and 64-byte frames in batches of 64.
 
+pub mod wire;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use culvert_core::channel::*;
@@ -26,6 +28,8 @@ pub const POD_IP: [u8; 4] = [10, 1, 0, 1];
 pub const VTEP: [u8; 6] = [0x0a, 0x63, 192, 168, 0, 1];
 /// This node's underlay address.
 pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+/// This node's MAC address on the underlay, where that is raw Ethernet.
+pub const WIRE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 /// The largest number of peers.
 pub const PEERS: u32 = 256;
 
@@ -41,7 +45,7 @@ pub fn peer(index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 1, 0).to_bits() + index)
 }
 
-fn ground() -> Vec<Operation> {
+fn ground(underlay: PortKind, options: NetworkOptions) -> Vec<Operation> {
     let port = |id, mtu, mac: [u8; 6], kind| {
         Operation::UpsertPort(Port {
             id,
@@ -53,7 +57,7 @@ fn ground() -> Vec<Operation> {
     };
     let pod = PortKind::Endpoint(Endpoint::with_address(NETWORK, POD_IP.into()));
     vec![
-        port(UNDERLAY, 1500, [0; 6], PortKind::Underlay),
+        port(UNDERLAY, 1500, WIRE_MAC, underlay),
         Operation::UpsertNetwork(Network {
             id: NETWORK,
             vni: Vni::new(1).expect("24 bits"),
@@ -65,7 +69,7 @@ fn ground() -> Vec<Operation> {
             node_addresses: heapless::Vec::new(),
             prefixes: heapless::Vec::new(),
             proxy: Proxy::LinkLocal,
-            options: NetworkOptions::NONE,
+            options,
             underlay: UNDERLAY,
         }),
         port(POD, 1450, POD_MAC, pod),
@@ -78,9 +82,13 @@ fn ground() -> Vec<Operation> {
 /// # Panics
 /// When there is no memory.
 pub fn storage(routes: u32, encap: Encap) -> Box<Appliance> {
+    let ground = ground(PortKind::Underlay, NetworkOptions::NONE);
+    programmed(ground, routes, encap)
+}
+
+fn programmed(mut operations: Vec<Operation>, routes: u32, encap: Encap) -> Box<Appliance> {
     let mut storage = Appliance::new_box_zeroed().expect("memory for the tables");
     let mut gateway = storage.gateway();
-    let mut operations = ground();
     let peers = u16::try_from(routes.min(PEERS)).expect("at most 256");
     for id in 0..peers {
         let underlay = IpAddr::V4(peer(id.into()));
