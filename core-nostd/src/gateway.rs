@@ -1,6 +1,7 @@
 //! The gateway: batches in, verdicts out.
 
 mod egress;
+mod notice;
 mod originate;
 
 use core::net::IpAddr;
@@ -150,9 +151,7 @@ impl Gateway<'_> {
     ) {
         self.state.now = self.state.now.max(now);
         if self.is_wire(ingress) {
-            for packet in &*batch {
-                self.notice(now, ingress, &packet.frame);
-            }
+            self.notice(now, ingress, batch);
         }
         let mut stats = PortStats::default();
         let mut rest = batch;
@@ -180,15 +179,17 @@ impl Gateway<'_> {
         stats: &mut PortStats,
     ) -> &'p mut [Packet<'b>] {
         let arrival = Arrival::new(self.context(now, ingress));
-        let fast = match &arrival {
-            Some(arrival) if !self.state.by_stages => arrival.run_fast(batch),
-            _ => fast::Run::default(),
-        };
+        let mut fast = fast::Run::default();
+        if let Some(arrival) = &arrival
+            && !self.state.by_stages
+        {
+            arrival.run_fast(&mut fast, batch);
+        }
         let Some((packet, rest)) = batch
             .get_mut(fast.frames..)
             .and_then(|b| b.split_first_mut())
         else {
-            self.count_fast(&fast, stats);
+            self.count_fast(now, &fast, stats);
             return &mut [];
         };
         stats.rx_bytes += byte_count(&packet.frame);
@@ -196,7 +197,7 @@ impl Gateway<'_> {
             Some(arrival) => arrival.run(&mut packet.frame),
             None => Err((NetworkId::default(), DropReason::PortUnknown.into())),
         };
-        self.count_fast(&fast, stats);
+        self.count_fast(now, &fast, stats);
         packet.fate = match decision {
             Ok(fate) => fate,
             Err((network, exit)) => {
@@ -225,14 +226,17 @@ impl Gateway<'_> {
         }
     }
 
-    /// Counts a run of the fast path.
-    fn count_fast(&mut self, run: &fast::Run, stats: &mut PortStats) {
+    /// Counts a run of the fast path, and its neighbors as used.
+    fn count_fast(&mut self, now: Instant, run: &fast::Run, stats: &mut PortStats) {
         for (port, frames, bytes) in &run.sent {
             self.add(self.forward_counter(*port), *frames);
             self.count_sent(*port, *frames, *bytes);
             stats.rx_frames += frames;
         }
         stats.rx_bytes += run.rx_bytes;
+        for place in &run.neighbors {
+            self.tables.neighbors.has_used(now, *place);
+        }
     }
 
     /// Counts a verdict and, at the port it leaves by, the frame.

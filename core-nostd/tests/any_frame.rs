@@ -10,6 +10,8 @@ mod fast;
 mod packets;
 #[path = "any_frame/trains.rs"]
 mod trains;
+#[path = "any_frame/wires.rs"]
+mod wires;
 
 use std::net::IpAddr;
 

@@ -10,7 +10,7 @@ use crate::neighbors::{Found, Work};
 use crate::pipeline::{icmp, link, outer};
 use crate::tables::entry::{PortEntry, PortRole};
 use crate::wire::icmp::Error;
-use crate::wire::{ethernet, ip, ipv4, ipv6, udp, vxlan};
+use crate::wire::{ethernet, ip, udp, vxlan};
 use crate::{Counter, DropReason, Fate, Frame, MacAddr, NetworkId, PortId, Vni};
 
 /// Places of neighbors, and ports with addresses to announce, that one tick looks
@@ -79,40 +79,6 @@ impl Gateway<'_> {
                 self.tables.neighbors.enqueue(place, frame)?;
                 Ok(Fate::Queue)
             }
-        }
-    }
-
-    /// Looks at where a frame on a raw port comes from: a neighbor that has moved
-    /// without a word is found out by what it sends.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn notice(&mut self, now: Instant, id: PortId, frame: &Frame<'_>) {
-        let Some((ethernet, packet)) = ethernet::Header::parse(frame.bytes()) else {
-            return;
-        };
-        let src = match ethernet.ethertype {
-            ethernet::IPV4 => ipv4::Header::parse(packet).ok().map(|h| IpAddr::V4(h.src)),
-            ethernet::IPV6 => ipv6::Header::parse(packet).ok().map(|h| IpAddr::V6(h.src)),
-            _ => None,
-        };
-        let port = self.tables.ports.get(id.index());
-        let Some((src, port)) = src.zip(port) else {
-            return;
-        };
-        if ethernet.dst != port.mac || !ethernet.src.is_device() || !ip::is_host(src) {
-            return;
-        }
-        // Without a tunnel the source is a pod, whose peer is the neighbor.
-        let sender = match port.allowed.covers(src) {
-            true => Some(src),
-            false => {
-                let peer = self.tables.direct_peer(id, src);
-                peer.map(|(_, (_, peer))| peer.underlay.address())
-            }
-        };
-        if let Some(sender) = sender {
-            let neighbors = &mut self.tables.neighbors;
-            neighbors.suspect(now, (id, sender), ethernet.src);
         }
     }
 

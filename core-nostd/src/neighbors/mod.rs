@@ -25,7 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
 use zerocopy::{FromZeros, Immutable};
@@ -172,6 +172,31 @@ impl Neighbors<'_> {
         }
         entry.used = now;
         Ok(Found::At(entry.mac))
+    }
+
+    /// The place and the MAC address of a neighbor that [`Neighbors::resolve`] would do
+    /// nothing about but take note that it is used; see [`Neighbors::has_used`].
+    pub(crate) fn settled(&self, port: PortId, address: Ipv4Addr) -> Option<(u16, MacAddr)> {
+        let place = table::find(self.entries, port, Key::v4(address.to_bits(), 32))?;
+        let entry = self.entries.get(place)?;
+        let settled = matches!(entry.state, State::Reachable | State::Probe);
+        let place = u16::try_from(place).ok().filter(|_| settled)?;
+        Some((place, entry.mac))
+    }
+
+    /// Takes note that frames were sent to the neighbor at this place.
+    pub(crate) fn has_used(&mut self, now: Instant, place: u16) {
+        if let Some(entry) = self.entries.get_mut(usize::from(place)) {
+            entry.used = now;
+        }
+    }
+
+    /// Whether frames from this MAC address are no reason to look into a neighbor:
+    /// it has that one, or is not known. See [`Neighbors::suspect`].
+    pub(crate) fn expects(&self, port: PortId, address: Ipv4Addr, mac: MacAddr) -> bool {
+        let place = table::find(self.entries, port, Key::v4(address.to_bits(), 32));
+        let entry = place.and_then(|place| self.entries.get(place));
+        entry.is_none_or(|entry| entry.mac == mac)
     }
 
     /// Lets a frame wait for the neighbor at this place, in a slot of its own.

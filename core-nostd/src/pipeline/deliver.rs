@@ -13,7 +13,7 @@ use crate::{Checksum, DropReason, MacAddr, Outer, OuterL4, PortId, Segmentation}
 pub(crate) const LARGEST_OVERHEAD: u16 = Tunnel::Vxlan.overhead(true);
 
 /// TTL of outer headers.
-const OUTER_TTL: u8 = 64;
+pub(super) const OUTER_TTL: u8 = 64;
 /// Outer UDP source ports start here and end at 65535 (RFC 7348 section 5, RFC 6335).
 pub(super) const FIRST_SOURCE_PORT: u16 = 49_152;
 

@@ -198,9 +198,9 @@ impl<'t, 'a> Arrival<'t, 'a> {
     }
 
     /// Decides about the packets at the front of a batch that need no second look, of
-    /// which each is one packet and none leaves by a raw port.
-    pub(crate) fn run_fast(&self, batch: &mut [Packet<'_>]) -> fast::Run {
-        fast::run(self, batch)
+    /// which each is one packet. What leaves by a raw port is as it is on the wire.
+    pub(crate) fn run_fast(&self, run: &mut fast::Run, batch: &mut [Packet<'_>]) {
+        fast::run(run, self, batch);
     }
 
     /// Takes one frame from its port to its fate, or to an exit in a network.

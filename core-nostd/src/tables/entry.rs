@@ -85,6 +85,16 @@ impl KeyList {
         (first, mask.unwrap_or(0))
     }
 
+    /// The first IPv4 prefix of the list, as bits and mask; when there is none, one
+    /// that holds 0.0.0.0 only.
+    pub(crate) fn first_v4(&self) -> (u32, u32) {
+        let first = self.iter().find(|key| key.family == Family::V4);
+        first.map_or((0, u32::MAX), |key| {
+            let hosts = u32::MAX.checked_shr(key.length.into()).unwrap_or(0);
+            (key.bits_v4(), !hosts)
+        })
+    }
+
     /// How many different keys of this list the other does not have.
     pub(crate) fn count_not_in(&self, other: &KeyList) -> u32 {
         let new = self.iter().enumerate().filter(|(index, key)| {
@@ -233,6 +243,14 @@ impl PortEntry {
         match self.allowed.covers(to) {
             true => Some(to),
             false => self.gateways.first_like(to),
+        }
+    }
+
+    /// As [`PortEntry::next_hop`], over IPv4.
+    pub(crate) fn next_hop_v4(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
+        match self.next_hop(to.into())? {
+            IpAddr::V4(next_hop) => Some(next_hop),
+            IpAddr::V6(_) => None,
         }
     }
 

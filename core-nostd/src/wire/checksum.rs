@@ -9,23 +9,41 @@ pub fn sum(bytes: &[u8]) -> u64 {
     // section 2 B), and 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two
     // halves. Lanes of their own are what a compiler makes vector code of.
     let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut lanes = [0u64; 8];
-    for block in blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
+    let mut total = 0;
+    if !blocks.is_empty() {
+        let mut lanes = [0u64; 8];
+        for block in blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
         }
+        total = lanes.iter().sum();
+    }
+    // What is left is mostly all there is. 64-bit words count as their halves, too,
+    // and their carries go round.
+    let (words, rest) = rest.as_chunks::<8>();
+    for word in words {
+        total = add(total, u64::from_ne_bytes(*word));
     }
     let (words, rest) = rest.as_chunks::<4>();
-    let words = words
-        .iter()
-        .map(|word| u64::from(u32::from_ne_bytes(*word)));
-    let mut last = [0; 4];
-    for (padded, byte) in last.iter_mut().zip(rest) {
-        *padded = *byte;
+    if let [word] = words {
+        total = add(total, u32::from_ne_bytes(*word).into());
     }
-    let total = lanes.iter().sum::<u64>() + words.sum::<u64>();
-    let total = total + u64::from(u32::from_ne_bytes(last));
-    u64::from(u16::from_be(fold(total)))
+    let last = match *rest {
+        [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
+        [a, b] => u16::from_ne_bytes([a, b]).into(),
+        [a] => u16::from_ne_bytes([a, 0]).into(),
+        _ => 0,
+    };
+    u64::from(u16::from_be(fold(add(total, last.into()))))
+}
+
+/// Adds with the carry going round.
+#[inline(always)]
+fn add(a: u64, b: u64) -> u64 {
+    // Each carry goes in before the next word comes, and so makes none itself.
+    let (sum, carry) = a.overflowing_add(b);
+    sum.wrapping_add(carry.into())
 }
 
 /// Whether the checksum of an IPv4 header without options is right (RFC 791).
@@ -38,12 +56,8 @@ pub fn is_right(header: &[u8; 20]) -> bool {
     let ([first, second], Some(last)) = (words, last.first_chunk()) else {
         return false;
     };
-    // Each carry goes in before the next word comes, and so makes none itself.
-    let (sum, carry) = u64::from_ne_bytes(*first).overflowing_add(u64::from_ne_bytes(*second));
-    let sum = sum.wrapping_add(u64::from(carry));
-    let (sum, carry) = sum.overflowing_add(u64::from(u32::from_ne_bytes(*last)));
-    let sum = sum.wrapping_add(u64::from(carry));
-    sum.is_multiple_of(0xffff)
+    let sum = add(u64::from_ne_bytes(*first), u64::from_ne_bytes(*second));
+    add(sum, u32::from_ne_bytes(*last).into()).is_multiple_of(0xffff)
 }
 
 /// Folds a sum to 16 bits with end-around carry.

@@ -13,7 +13,7 @@ const OTHER_VTEP: [u8; 6] = [0x0a, 0x63, 192, 168, 77, 101];
 const POD_C: PortId = PortId(4);
 const NODE_3: [u8; 4] = [192, 168, 77, 3];
 
-fn to(network: NetworkId, address: &str, peer: u16, encap: Encap) -> Operation {
+pub(crate) fn to(network: NetworkId, address: &str, peer: u16, encap: Encap) -> Operation {
     let peer = PeerId(peer);
     Operation::UpsertRoute(Route {
         network,
@@ -22,7 +22,7 @@ fn to(network: NetworkId, address: &str, peer: u16, encap: Encap) -> Operation {
     })
 }
 
-fn from(network: NetworkId, id: u16, node: [u8; 4], accepts: &[Encap]) -> Operation {
+pub(crate) fn from(network: NetworkId, id: u16, node: [u8; 4], accepts: &[Encap]) -> Operation {
     Operation::UpsertPeer(Peer {
         accepts: EncapSet::of(accepts),
         ..Peer::new(PeerId(id), network, node.into())
@@ -30,7 +30,7 @@ fn from(network: NetworkId, id: u16, node: [u8; 4], accepts: &[Encap]) -> Operat
 }
 
 /// Two networks that share a port, both peers' addresses, and an address of a pod.
-fn operations(options: NetworkOptions, mtu: u16) -> Vec<Operation> {
+pub(crate) fn operations(options: NetworkOptions, mtu: u16) -> Vec<Operation> {
     let both = [Encap::Vxlan, Encap::Ipip];
     let other = Network {
         id: OTHER,
@@ -63,7 +63,7 @@ fn operations(options: NetworkOptions, mtu: u16) -> Vec<Operation> {
 }
 
 /// A packet of either tunnel, mostly from whom it should come.
-fn packet() -> impl Strategy<Value = Input> {
+pub(crate) fn packet() -> impl Strategy<Value = Input> {
     let octet = prop::sample::select(vec![2u8, 2, 2, 3, 3, 9]);
     let src = prop_oneof![
         8 => octet.clone().prop_map(|node| [10, 244, node, 7]),
@@ -124,7 +124,7 @@ fn packet() -> impl Strategy<Value = Input> {
 }
 
 /// What changes between two batches.
-fn change() -> impl Strategy<Value = Operation> {
+pub(crate) fn change() -> impl Strategy<Value = Operation> {
     let both = [Encap::Vxlan, Encap::Ipip];
     prop::sample::select(vec![
         to(NET, "10.244.2.0/24", 1, Encap::Vxlan),

@@ -11,7 +11,7 @@ use super::plain::{
 use crate::channel::{Encap, NetworkOptions};
 use crate::fib::Root;
 use crate::tables::Tables;
-use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
+use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::wire::ip::Address;
 use crate::wire::{ethernet, ip, ipv4, vxlan};
 use crate::{Frame, Instant, MacAddr, Outer, OuterL4};
@@ -19,7 +19,9 @@ use crate::{Frame, Instant, MacAddr, Outer, OuterL4};
 /// What is the same for all plain packets of a pod.
 pub(super) struct Lane<'t> {
     now: Instant,
-    network: &'t NetworkEntry,
+    pub(super) network: &'t NetworkEntry,
+    /// The port that they leave by.
+    pub(super) underlay: &'t PortEntry,
     routes: Root<'t>,
     port: &'t PortEntry,
     /// What they begin with: the gateway's and the pod's MAC address, and IPv4.
@@ -28,18 +30,18 @@ pub(super) struct Lane<'t> {
     address: Ipv4Addr,
     /// A prefix that holds all the gateway's addresses, and its mask.
     gateways: (u32, u32),
-    header: [u8; vxlan::HEADER_LEN],
+    pub(super) header: [u8; vxlan::HEADER_LEN],
     /// What is behind the peer's MAC address in VXLAN: that of this node, and IPv4.
-    from_vtep: [u8; 8],
-    vxlan: Tunnelled,
-    ipip: Tunnelled,
+    pub(super) from_vtep: [u8; 8],
+    pub(super) vxlan: Tunnelled,
+    pub(super) ipip: Tunnelled,
 }
 
 /// What is the same for all plain packets of a pod in one kind of tunnel.
 #[derive(Clone, Copy)]
-struct Tunnelled {
+pub(super) struct Tunnelled {
     /// Largest packet that fits.
-    mtu: u16,
+    pub(super) mtu: u16,
     /// The outer header but for what depends on the packet; always there, to be
     /// copied as a whole.
     outer: Option<Outer>,
@@ -51,7 +53,7 @@ impl<'t> Lane<'t> {
         let tables = context.tables;
         let network = tables.network(port.network)?;
         let underlay = tables.port(network.underlay)?;
-        if underlay.role != PortRole::Underlay {
+        if !underlay.role.is_underlay() {
             return None;
         }
         let mut header = [0; vxlan::HEADER_LEN];
@@ -77,6 +79,7 @@ impl<'t> Lane<'t> {
         Some(Lane {
             now: context.now,
             network,
+            underlay,
             routes: tables.routes.start_v4(network.id),
             port,
             ethernet: words(&ethernet(network.gateway_mac, port.mac)),
@@ -89,11 +92,52 @@ impl<'t> Lane<'t> {
         })
     }
 
+    /// Whether the packets leave by sockets.
+    pub(super) fn by_sockets(&self) -> bool {
+        self.underlay.role == PortRole::Underlay
+    }
+
     /// Whether the pod has this address.
     #[inline(always)]
     fn owns(&self, address: Ipv4Addr) -> bool {
         address == self.address || self.port.addresses.has(address)
     }
+
+    /// What is to be done with a packet of the pod, when that is plain: what is read
+    /// of it, and the peer that it goes to in a tunnel.
+    #[inline(always)]
+    pub(super) fn examine<'p>(
+        &self,
+        tables: &'p Tables<'_>,
+        macs: &[u8; ethernet::HEADER_LEN],
+        (packet, room): (&[u8; PACKET], usize),
+    ) -> Option<(Plain, &'p PeerEntry, Encap)> {
+        if words(macs) != self.ethernet {
+            return None;
+        }
+        let plain = Plain::parse(packet, room)?;
+        let to_tunnel = plain.protocol == ip::UDP && tables.may_be_tunnel_port(plain.dst_port());
+        if to_tunnel
+            || !self.owns(plain.src)
+            || !is_plain_host(plain.dst)
+            || may_be_gateway(self.gateways, plain.dst)
+            || plain.may_be_clamped(self.network)
+        {
+            return None;
+        }
+        let (peer, encap) = tables.routes.lookup_from(self.routes, plain.dst).peer()?;
+        let peer = tables
+            .peer(peer)
+            .filter(|peer| peer.path_mtu(self.now).is_none())?;
+        Some((plain, peer, encap))
+    }
+}
+
+/// The source port of a packet in VXLAN.
+#[inline(always)]
+pub(super) fn source_port(plain: &Plain) -> u16 {
+    let addresses = Ipv4Addr::mix(plain.src, plain.dst);
+    deliver::source_port(deliver::hash(addresses, plain.protocol, plain.ports))
 }
 
 /// From a pod into a tunnel.
@@ -111,24 +155,8 @@ pub(super) fn from_endpoint(
     let (header, rest) = front.bytes.split_first_chunk_mut()?;
     let (macs, packet) = rest.split_first_chunk_mut()?;
     let packet = packet.first_chunk_mut()?;
-    if words(macs) != lane.ethernet {
-        return None;
-    }
-    let plain = Plain::parse(packet, PACKET + front.rest.len())?;
-    let network = lane.network;
-    let to_tunnel = plain.protocol == ip::UDP && tables.may_be_tunnel_port(plain.dst_port());
-    if to_tunnel
-        || !lane.owns(plain.src)
-        || !is_plain_host(plain.dst)
-        || may_be_gateway(lane.gateways, plain.dst)
-        || plain.may_be_clamped(network)
-    {
-        return None;
-    }
-    let (peer, encap) = tables.routes.lookup_from(lane.routes, plain.dst).peer()?;
-    let peer = tables
-        .peer(peer)
-        .filter(|peer| peer.path_mtu(lane.now).is_none())?;
+    let room = PACKET + front.rest.len();
+    let (plain, peer, encap) = lane.examine(tables, macs, (packet, room))?;
     let (start, len) = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
             *header = lane.header;
@@ -137,9 +165,7 @@ pub(super) fn from_endpoint(
             *front.outer = lane.vxlan.outer;
             let l4 = front.outer.as_mut().map(|outer| &mut outer.l4);
             if let Some(OuterL4::Udp { src_port, .. }) = l4 {
-                let addresses = Ipv4Addr::mix(plain.src, plain.dst);
-                let hash = deliver::hash(addresses, plain.protocol, plain.ports);
-                *src_port = deliver::source_port(hash);
+                *src_port = source_port(&plain);
             }
             const FRONT: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
             (start - vxlan::HEADER_LEN, plain.len_behind(FRONT))
@@ -156,5 +182,5 @@ pub(super) fn from_endpoint(
         outer.tos = plain.tos;
     }
     frame.place(start, len);
-    Some((network.underlay, len))
+    Some((lane.network.underlay, len))
 }

@@ -115,7 +115,9 @@ fn takes(
         ingress: port,
     };
     let mut batch = [Packet::new(frame)];
-    let run = Arrival::new(context).unwrap().run_fast(&mut batch);
+    let mut run = Run::default();
+    let arrival = Arrival::new(context).unwrap();
+    arrival.run_fast(&mut run, &mut batch);
     assert_eq!(run.sent.len(), run.frames);
     run.frames == 1
 }

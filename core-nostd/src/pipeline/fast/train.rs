@@ -14,7 +14,10 @@ use crate::fib::Root;
 use crate::tables::Tables;
 use crate::tables::entry::{Lookup, NetworkEntry};
 use crate::wire::{ethernet, ip, ipv4, vxlan};
-use crate::{Checksum, Frame, Outer, OuterL4, PortId};
+use crate::{Checksum, Frame, OuterL4, PortId};
+
+/// Bytes of VXLAN header and Ethernet header.
+pub(super) const BEGIN: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
 
 /// Where the last packet out of a tunnel went: the next one mostly goes there, too.
 pub(super) struct Train<'t> {
@@ -30,10 +33,19 @@ pub(super) struct Train<'t> {
     stop: Stop,
 }
 
-/// The front of a packet and what is behind.
-struct Payload<'p> {
-    front: &'p [u8; PACKET],
-    rest: &'p [u8],
+/// A packet as it came out of its tunnel.
+#[derive(Clone, Copy)]
+pub(super) struct Content<'p> {
+    /// The packet's first bytes, and those behind as far as the frame goes.
+    pub(super) front: &'p [u8; PACKET],
+    pub(super) rest: &'p [u8],
+    /// Bytes that the packet can have.
+    pub(super) room: usize,
+    /// Whether no device has vouched for it.
+    pub(super) unchecked: bool,
+    /// Of the outer header.
+    pub(super) src: &'p IpAddr,
+    pub(super) tos: u8,
 }
 
 /// A pod that packets out of a tunnel go to.
@@ -85,7 +97,7 @@ impl<'t> Train<'t> {
     /// The train of a packet in VXLAN that begins with these bytes.
     #[cold]
     #[inline(never)]
-    fn of_vxlan(
+    pub(super) fn of_vxlan(
         arrival: &Arrival<'t, '_>,
         (udp_port, front): (u16, &[u8; ethernet::HEADER_LEN]),
         dst: Ipv4Addr,
@@ -126,7 +138,11 @@ impl<'t> Train<'t> {
     /// The train of a packet in IP in IP, which names no network.
     #[cold]
     #[inline(never)]
-    fn of_ipip(arrival: &Arrival<'t, '_>, underlay: IpAddr, dst: Ipv4Addr) -> Option<Self> {
+    pub(super) fn of_ipip(
+        arrival: &Arrival<'t, '_>,
+        underlay: IpAddr,
+        dst: Ipv4Addr,
+    ) -> Option<Self> {
         let (tables, ingress) = (arrival.context.tables, arrival.context.ingress);
         let (network, _) = tables.ipip_peer(ingress, underlay)?;
         Train::new(arrival, network, dst, Tunnel::Ipip)
@@ -169,10 +185,11 @@ impl<'t> Train<'t> {
 
     /// Whether a packet is one segment with nothing left to do on it.
     #[inline(always)]
-    fn is_done(&self, plain: &Plain, payload: Payload<'_>, unchecked: bool) -> Option<()> {
+    fn is_done(&self, plain: &Plain, content: Content<'_>) -> Option<()> {
+        let unchecked = content.unchecked;
         match plain.protocol {
             ip::UDP => {
-                let field = payload.front.last_chunk()?;
+                let field = content.front.last_chunk()?;
                 if unchecked && may_be_unfinished(plain, ip::UDP, field) {
                     return None;
                 }
@@ -183,7 +200,7 @@ impl<'t> Train<'t> {
                     return None;
                 }
                 // Of TCP, 16 bytes are in front of it.
-                let field = payload.rest.get(8..)?.first_chunk()?;
+                let field = content.rest.get(8..)?.first_chunk()?;
                 if unchecked && may_be_unfinished(plain, ip::TCP, field) {
                     return None;
                 }
@@ -195,7 +212,7 @@ impl<'t> Train<'t> {
     /// Takes a packet that comes from its peer along, unless something about it needs
     /// a second look.
     #[inline(always)]
-    fn take(&mut self, tables: &Tables<'_>, plain: &Plain, outer: &Outer) -> Option<()> {
+    fn take(&mut self, tables: &Tables<'_>, plain: &Plain, outer_tos: u8) -> Option<()> {
         let network = self.network;
         if !is_plain_host(plain.src)
             || may_be_gateway(self.gateways, plain.src) && plain.src.is_in(&network.gateways)
@@ -204,13 +221,73 @@ impl<'t> Train<'t> {
         }
         // An outer header without ECN changes nothing.
         let ecn = Some(plain.tos & 3);
-        if outer.tos & 3 != 0 && decap::merged_ecn(plain.tos, outer.tos) != ecn {
+        if outer_tos & 3 != 0 && decap::merged_ecn(plain.tos, outer_tos) != ecn {
             return None;
         }
         if plain.dst != self.stop.dst {
             self.turn(tables, plain.dst)?;
         }
         (plain.total_len <= self.stop.mtu).then_some(())
+    }
+
+    /// Takes along a packet in VXLAN to a UDP port that begins with these bytes.
+    #[inline(always)]
+    pub(super) fn admit_vxlan(
+        &mut self,
+        arrival: &Arrival<'t, '_>,
+        (udp_port, begin): (u16, &[u8; BEGIN]),
+        content: Content<'_>,
+    ) -> Option<Plain> {
+        let (begin, ethertype) = begin.split_first_chunk::<{ ethernet::HEADER_LEN }>()?;
+        if ethertype.last_chunk() != Some(&ethernet::IPV4.to_be_bytes()) {
+            return None;
+        }
+        let plain = Plain::parse(content.front, content.room)?;
+        if !self.begins(udp_port, words(begin)) {
+            *self = Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?;
+        }
+        self.is_done(&plain, content)?;
+        let tables = arrival.context.tables;
+        if !self.comes_from(tables, (content.src, Encap::Vxlan), plain.src) {
+            return None;
+        }
+        self.take(tables, &plain, content.tos)?;
+        Some(plain)
+    }
+
+    /// Takes along a packet in IP in IP.
+    #[inline(always)]
+    pub(super) fn admit_ipip(
+        &mut self,
+        arrival: &Arrival<'t, '_>,
+        content: Content<'_>,
+    ) -> Option<Plain> {
+        let tables = arrival.context.tables;
+        let plain = Plain::parse(content.front, content.room)?;
+        // Only one peer at an address, of all networks, may send this way: if the last
+        // network has it, it is the one.
+        if !self.comes_from(tables, (content.src, Encap::Ipip), plain.src) {
+            *self = Train::of_ipip(arrival, *content.src, plain.dst)?;
+            if !self.comes_from_now(tables, *content.src, plain.src) {
+                return None;
+            }
+        }
+        self.is_done(&plain, content)?;
+        self.take(tables, &plain, content.tos)?;
+        Some(plain)
+    }
+
+    /// Where the packet goes that was taken along last: writes its Ethernet header
+    /// and lowers its TTL.
+    #[inline(always)]
+    pub(super) fn alight(
+        &self,
+        macs: &mut [u8; ethernet::HEADER_LEN],
+        packet: &mut [u8; PACKET],
+    ) -> PortId {
+        *macs = self.stop.ethernet;
+        ipv4::lower_ttl(packet);
+        self.stop.port
     }
 }
 
@@ -224,7 +301,6 @@ pub(super) fn from_vxlan<'t>(
     if !is_finished(frame) {
         return None;
     }
-    let tables = arrival.context.tables;
     let start = frame.headroom() + vxlan::HEADER_LEN;
     let unchecked = frame.checksum == Checksum::None;
     let front = frame.front_mut::<IN_VXLAN>(0)?;
@@ -235,37 +311,22 @@ pub(super) fn from_vxlan<'t>(
     else {
         return None;
     };
-    let begin = front.bytes.first_chunk()?;
-    let (_, rest) = front.bytes.split_first_chunk::<{ vxlan::HEADER_LEN }>()?;
-    let (macs, packet) = rest.split_first_chunk::<{ ethernet::HEADER_LEN }>()?;
-    let (_, ethertype) = macs.split_last_chunk()?;
-    if *ethertype != ethernet::IPV4.to_be_bytes() {
-        return None;
-    }
-    let packet = packet.first_chunk()?;
-    let plain = Plain::parse(packet, PACKET + front.rest.len())?;
-    if !train.begins(udp_port, words(begin)) {
-        *train = Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?;
-    }
-    let payload = Payload {
+    let (begin, packet) = front.bytes.split_first_chunk_mut::<BEGIN>()?;
+    let packet = packet.first_chunk_mut()?;
+    let content = Content {
         front: packet,
         rest: front.rest,
+        room: PACKET + front.rest.len(),
+        unchecked,
+        src: &outer.src,
+        tos: outer.tos,
     };
-    train.is_done(&plain, payload, unchecked)?;
-    if !train.comes_from(tables, (&outer.src, Encap::Vxlan), plain.src) {
-        return None;
-    }
-    train.take(tables, &plain, outer)?;
-    let (_, rest) = front
-        .bytes
-        .split_first_chunk_mut::<{ vxlan::HEADER_LEN }>()?;
-    let (macs, packet) = rest.split_first_chunk_mut()?;
-    *macs = train.stop.ethernet;
-    ipv4::lower_ttl::<PACKET>(packet.first_chunk_mut()?);
+    let plain = train.admit_vxlan(arrival, (udp_port, begin), content)?;
+    let port = train.alight(begin.last_chunk_mut()?, packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
     frame.place(start, len);
-    Some((train.stop.port, len))
+    Some((port, len))
 }
 
 /// Out of IP in IP to a pod, behind an Ethernet header, for which there must be room
@@ -281,7 +342,6 @@ pub(super) fn from_ipip<'t>(
     if !is_finished(frame) {
         return None;
     }
-    let tables = arrival.context.tables;
     let start = frame.headroom().checked_sub(ethernet::HEADER_LEN)?;
     let unchecked = frame.checksum == Checksum::None;
     let front = frame.front_mut::<ALL>(ethernet::HEADER_LEN)?;
@@ -289,30 +349,24 @@ pub(super) fn from_ipip<'t>(
     let OuterL4::Ip { protocol: ip::IPV4 } = outer.l4 else {
         return None;
     };
-    if PACKET + front.rest.len() > LONGEST {
+    let room = PACKET + front.rest.len();
+    if room > LONGEST {
         return None;
     }
     let (macs, packet) = front.bytes.split_first_chunk_mut()?;
     let packet = packet.first_chunk_mut()?;
-    let plain = Plain::parse(packet, PACKET + front.rest.len())?;
-    // Only one peer at an address, of all networks, may send this way: if the last
-    // network has it, it is the one.
-    if !train.comes_from(tables, (&outer.src, Encap::Ipip), plain.src) {
-        *train = Train::of_ipip(arrival, outer.src, plain.dst)?;
-        if !train.comes_from_now(tables, outer.src, plain.src) {
-            return None;
-        }
-    }
-    let payload = Payload {
+    let content = Content {
         front: packet,
         rest: front.rest,
+        room,
+        unchecked,
+        src: &outer.src,
+        tos: outer.tos,
     };
-    train.is_done(&plain, payload, unchecked)?;
-    train.take(tables, &plain, outer)?;
-    *macs = train.stop.ethernet;
-    ipv4::lower_ttl(packet);
+    let plain = train.admit_ipip(arrival, content)?;
+    let port = train.alight(macs, packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
     frame.place(start, len);
-    Some((train.stop.port, len))
+    Some((port, len))
 }
