@@ -54,6 +54,17 @@ fn decap_on_wire(by: Encap, checksum: bool) -> Case {
     wire(frames, by, checksum)
 }
 
+/// All packets to one peer.
+fn encap_to_one() -> Case {
+    wire(scene::from_pod(1), Encap::Vxlan, false)
+}
+
+/// All packets from one peer.
+fn decap_from_one() -> Case {
+    let frames = scene::wire::from_wire(1, Encap::Vxlan, false);
+    wire(frames, Encap::Vxlan, false)
+}
+
 fn run(mut case: Case) -> bool {
     let mut gateway = case.storage.gateway();
     let mut packets = case.frames.packets(&mut case.slots);
@@ -73,6 +84,8 @@ fn run(mut case: Case) -> bool {
 #[bench::wire_decap_vxlan(decap_on_wire(Encap::Vxlan, false))]
 #[bench::wire_decap_vxlan_checksum(decap_on_wire(Encap::Vxlan, true))]
 #[bench::wire_decap_ipip(decap_on_wire(Encap::Ipip, true))]
+#[bench::wire_encap_vxlan_to_one(encap_to_one())]
+#[bench::wire_decap_vxlan_from_one(decap_from_one())]
 fn batch(case: Case) {
     assert!(run(case));
 }

@@ -50,6 +50,12 @@ impl Gateway<'_> {
         let Some(port) = self.tables.ports.get(id.index()) else {
             return;
         };
+        if self.state.by_stages {
+            for packet in batch {
+                self.look(now, id, &packet.frame);
+            }
+            return;
+        }
         let near = port.allowed.first_v4();
         let mut last = None;
         for packet in batch {

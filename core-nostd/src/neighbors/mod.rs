@@ -147,7 +147,7 @@ impl Neighbors<'_> {
         address: IpAddr,
     ) -> Result<Found, DropReason> {
         let key = Key::host(address);
-        let place = match table::find(self.entries, port, key) {
+        let place = match self.find(port, address) {
             Some(place) => place,
             None => self.insert(now, port, key)?,
         };
@@ -176,6 +176,7 @@ impl Neighbors<'_> {
 
     /// The place and the MAC address of a neighbor that [`Neighbors::resolve`] would do
     /// nothing about but take note that it is used; see [`Neighbors::has_used`].
+    #[inline(always)]
     pub(crate) fn settled(&self, port: PortId, address: Ipv4Addr) -> Option<(u16, MacAddr)> {
         let place = table::find(self.entries, port, Key::v4(address.to_bits(), 32))?;
         let entry = self.entries.get(place)?;
@@ -193,6 +194,7 @@ impl Neighbors<'_> {
 
     /// Whether frames from this MAC address are no reason to look into a neighbor:
     /// it has that one, or is not known. See [`Neighbors::suspect`].
+    #[inline(always)]
     pub(crate) fn expects(&self, port: PortId, address: Ipv4Addr, mac: MacAddr) -> bool {
         let place = table::find(self.entries, port, Key::v4(address.to_bits(), 32));
         let entry = place.and_then(|place| self.entries.get(place));
@@ -220,7 +222,7 @@ impl Neighbors<'_> {
         mac: MacAddr,
         heard: Heard,
     ) {
-        let Some(place) = table::find(self.entries, port, Key::host(address)) else {
+        let Some(place) = self.find(port, address) else {
             return;
         };
         let Some(entry) = self.entries.get_mut(place) else {
@@ -258,7 +260,7 @@ impl Neighbors<'_> {
         (port, address): (PortId, IpAddr),
         mac: MacAddr,
     ) {
-        let Some(place) = table::find(self.entries, port, Key::host(address)) else {
+        let Some(place) = self.find(port, address) else {
             return;
         };
         let Some(entry) = self.entries.get_mut(place) else {
@@ -398,6 +400,11 @@ impl Neighbors<'_> {
     /// Frames whose neighbor never answered, since this was last asked.
     pub(crate) fn take_lost(&mut self) -> u64 {
         core::mem::take(&mut self.head.lost)
+    }
+
+    #[inline(never)]
+    fn find(&self, port: PortId, address: IpAddr) -> Option<usize> {
+        table::find(self.entries, port, Key::host(address))
     }
 
     fn insert(&mut self, now: Instant, port: PortId, key: Key) -> Result<usize, DropReason> {

@@ -61,8 +61,13 @@ impl Entry {
         matches!(self.state, State::Reachable | State::Stale | State::Probe)
     }
 
+    #[inline(always)]
     fn is(&self, port: PortId, address: Key) -> bool {
-        self.state != State::Free && self.port == port && self.address == address
+        // The bits tell most of them apart.
+        self.address.bits == address.bits
+            && self.port == port
+            && self.address == address
+            && self.state != State::Free
     }
 
     /// Whether another neighbor may take its place.
@@ -72,10 +77,23 @@ impl Entry {
 }
 
 /// Where the entry of a neighbor is.
+#[inline(always)]
 pub(super) fn find(entries: &[Entry], port: PortId, address: Key) -> Option<usize> {
-    let buckets = buckets(entries.len(), port, address);
-    let mut places = buckets.into_iter().flat_map(places);
-    places.find(|place| entries.get(*place).is_some_and(|e| e.is(port, address)))
+    let [first, second] = buckets(entries.len(), port, address);
+    let wanted = (port, address);
+    find_in(entries, first, wanted).or_else(|| find_in(entries, second, wanted))
+}
+
+#[inline(always)]
+fn find_in(entries: &[Entry], bucket: usize, (port, address): (PortId, Key)) -> Option<usize> {
+    let mut place = bucket * BUCKET;
+    for entry in entries.get(places(bucket))? {
+        if entry.is(port, address) {
+            return Some(place);
+        }
+        place += 1;
+    }
+    None
 }
 
 /// Where a new neighbor's entry goes: into a free place of the emptier bucket, or

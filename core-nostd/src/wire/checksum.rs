@@ -5,9 +5,14 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Ones' complement sum of the bytes as big-endian 16-bit words, an odd last
 /// byte padded with zero; not folded, so that sums can be added.
 pub fn sum(bytes: &[u8]) -> u64 {
-    // The sum does not depend on the byte order in which it is made (RFC 1071
-    // section 2 B), and 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two
-    // halves. Lanes of their own are what a compiler makes vector code of.
+    u64::from(u16::from_be(fold(sum_native(bytes))))
+}
+
+/// As [`sum`], of words in the machine's byte order, in which it is as good (RFC 1071
+/// section 2 B); adding another may carry, for which there is [`add`].
+pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
+    // 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two halves. Lanes of their
+    // own are what a compiler makes vector code of.
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut total = 0;
     if !blocks.is_empty() {
@@ -35,12 +40,12 @@ pub fn sum(bytes: &[u8]) -> u64 {
         [a] => u16::from_ne_bytes([a, 0]).into(),
         _ => 0,
     };
-    u64::from(u16::from_be(fold(add(total, last.into()))))
+    add(total, last.into())
 }
 
 /// Adds with the carry going round.
 #[inline(always)]
-fn add(a: u64, b: u64) -> u64 {
+pub(crate) fn add(a: u64, b: u64) -> u64 {
     // Each carry goes in before the next word comes, and so makes none itself.
     let (sum, carry) = a.overflowing_add(b);
     sum.wrapping_add(carry.into())

@@ -256,20 +256,32 @@ fn from_pod() -> impl Strategy<Value = Input> {
     )
 }
 
-/// A tunnel packet on the wire.
-fn off_wire() -> impl Strategy<Value = Input> {
-    (trains::packet(), any_outside(), 0usize..40).prop_map(|(mut input, outside, cut)| {
-        let outer = input.outer.as_mut().unwrap();
-        // Some of them live behind the gateway.
-        if outer.src == IpAddr::from([192, 168, 77, 9]) {
-            outer.src = FAR[0].into();
-        }
-        let mut input = on_wire(input, &outside);
-        if cut > 35 {
-            input.bytes.truncate(input.bytes.len().saturating_sub(cut));
-        }
-        input
-    })
+/// A tunnel packet on the wire, or two that differ by a bit.
+fn off_wire() -> impl Strategy<Value = Vec<Input>> {
+    let twin = prop::option::weighted(0.2, (0usize..42, 0u8..8, any::<bool>()));
+    (trains::packet(), any_outside(), twin, 0usize..40).prop_map(
+        |(mut input, outside, twin, cut)| {
+            let outer = input.outer.as_mut().unwrap();
+            // Some of them live behind the gateway.
+            if outer.src == IpAddr::from([192, 168, 77, 9]) {
+                outer.src = FAR[0].into();
+            }
+            let twin = twin.map(|change| Outside {
+                change: Some(change),
+                ..outside.clone()
+            });
+            let mut inputs: Vec<_> = twin
+                .iter()
+                .chain([&outside])
+                .map(|outside| on_wire(input.clone(), outside))
+                .collect();
+            let last = &mut inputs.last_mut().unwrap().bytes;
+            if cut > 35 {
+                last.truncate(last.len().saturating_sub(cut));
+            }
+            inputs
+        },
+    )
 }
 
 /// What happens to a node.
@@ -288,7 +300,10 @@ fn any_step(wire: Port) -> impl Strategy<Value = Step> {
         let mac = mac.unwrap_or(mac_of(address.into()));
         Input::from(answer(address, mac))
     });
-    let frame = prop_oneof![8 => off_wire(), 1 => told.clone()];
+    let frames = prop_oneof![
+        8 => off_wire(),
+        1 => told.clone().prop_map(|input| vec![input]),
+    ];
     let other_mtu = Port {
         mtu: wire.mtu - 1,
         ..wire.clone()
@@ -309,7 +324,8 @@ fn any_step(wire: Port) -> impl Strategy<Value = Step> {
     let change = prop_oneof![trains::change(), prop::sample::select(changes)];
     prop_oneof![
         4 => prop::collection::vec(from_pod(), 1..20).prop_map(|all| Step::Batch(POD_A, all)),
-        4 => prop::collection::vec(frame, 1..20).prop_map(|all| Step::Batch(UNDERLAY, all)),
+        4 => prop::collection::vec(frames, 1..16)
+            .prop_map(|all| Step::Batch(UNDERLAY, all.concat())),
         2 => prop::collection::vec(told, 1..4).prop_map(|all| Step::Batch(UNDERLAY, all)),
         2 => prop::sample::select(vec![1u64, 300, 1100, 29_000, 31_000, 62_000]).prop_map(Step::Wait),
         1 => change.prop_map(Step::Change),

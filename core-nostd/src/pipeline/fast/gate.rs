@@ -93,12 +93,12 @@ fn open_udp(bytes: &[u8], outside: &Outside, vouches: bool) -> Option<(u16, usiz
     }
     if [h[6], h[7]] != [0, 0] && !vouches {
         let addresses: &[u8; 8] = bytes.get(HEADERS - 8..)?.first_chunk()?;
-        let [src, dst] = addresses.as_chunks::<4>().0 else {
-            return None;
-        };
-        let pseudo = checksum::pseudo_header_v4((*src).into(), (*dst).into(), ip::UDP, len);
-        let sum = checksum::sum(datagram.get(..usize::from(len))?);
-        if checksum::fold(pseudo + sum) != 0xffff {
+        let sum = checksum::sum_native(datagram.get(..usize::from(len))?);
+        let pseudo = checksum::add(u64::from_ne_bytes(*addresses), sum);
+        let [high, low] = len.to_be_bytes();
+        let pseudo = checksum::add(pseudo, u32::from_ne_bytes([0, ip::UDP, high, low]).into());
+        // Not zero, since there is a protocol.
+        if !pseudo.is_multiple_of(0xffff) {
             return None;
         }
     }
@@ -151,11 +151,11 @@ pub(super) fn from_vxlan<'t>(
     let packet = packet.first_chunk_mut()?;
     let content = outside.content((packet, front.rest), room);
     let plain = train.admit_vxlan(arrival, (udp_port, begin), content)?;
-    let port = train.alight(begin.last_chunk_mut()?, packet);
+    train.let_off(begin.last_chunk_mut()?, packet);
     Some(let_in(
         frame,
         start,
-        (port, plain.len_behind(ethernet::HEADER_LEN)),
+        (train.port(), plain.len_behind(ethernet::HEADER_LEN)),
     ))
 }
 
@@ -176,11 +176,11 @@ pub(super) fn from_ipip<'t>(
     let packet = packet.first_chunk_mut()?;
     let content = outside.content((packet, front.rest), outside.len);
     let plain = train.admit_ipip(arrival, content)?;
-    let port = train.alight(headers.last_chunk_mut()?, packet);
+    train.let_off(headers.last_chunk_mut()?, packet);
     Some(let_in(
         frame,
         start,
-        (port, plain.len_behind(ethernet::HEADER_LEN)),
+        (train.port(), plain.len_behind(ethernet::HEADER_LEN)),
     ))
 }
 
@@ -209,7 +209,7 @@ impl Outside {
             // Nobody has looked at what is inside.
             unchecked: true,
             src: &self.src,
-            tos: self.tos,
+            tos: &self.tos,
         }
     }
 }

@@ -103,15 +103,14 @@ impl<'t> Lane<'t> {
         address == self.address || self.port.addresses.has(address)
     }
 
-    /// What is to be done with a packet of the pod, when that is plain: what is read
-    /// of it, and the peer that it goes to in a tunnel.
+    /// Reads a packet of the pod, when that is plain.
     #[inline(always)]
-    pub(super) fn examine<'p>(
+    pub(super) fn examine(
         &self,
-        tables: &'p Tables<'_>,
+        tables: &Tables<'_>,
         macs: &[u8; ethernet::HEADER_LEN],
         (packet, room): (&[u8; PACKET], usize),
-    ) -> Option<(Plain, &'p PeerEntry, Encap)> {
+    ) -> Option<Plain> {
         if words(macs) != self.ethernet {
             return None;
         }
@@ -125,11 +124,21 @@ impl<'t> Lane<'t> {
         {
             return None;
         }
+        Some(plain)
+    }
+
+    /// The peer that it goes to, and in what.
+    #[inline(always)]
+    pub(super) fn route<'p>(
+        &self,
+        tables: &'p Tables<'_>,
+        plain: &Plain,
+    ) -> Option<(&'p PeerEntry, Encap)> {
         let (peer, encap) = tables.routes.lookup_from(self.routes, plain.dst).peer()?;
         let peer = tables
             .peer(peer)
             .filter(|peer| peer.path_mtu(self.now).is_none())?;
-        Some((plain, peer, encap))
+        Some((peer, encap))
     }
 }
 
@@ -150,14 +159,14 @@ pub(super) fn from_endpoint(
     if !is_finished(frame) {
         return None;
     }
-    let start = frame.headroom();
     let front = frame.front_mut::<IN_VXLAN>(vxlan::HEADER_LEN)?;
     let (header, rest) = front.bytes.split_first_chunk_mut()?;
     let (macs, packet) = rest.split_first_chunk_mut()?;
     let packet = packet.first_chunk_mut()?;
     let room = PACKET + front.rest.len();
-    let (plain, peer, encap) = lane.examine(tables, macs, (packet, room))?;
-    let (start, len) = match encap {
+    let plain = lane.examine(tables, macs, (packet, room))?;
+    let (peer, encap) = lane.route(tables, &plain)?;
+    let before = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
             *header = lane.header;
             *macs.first_chunk_mut()? = peer.vtep_mac.bytes();
@@ -167,12 +176,11 @@ pub(super) fn from_endpoint(
             if let Some(OuterL4::Udp { src_port, .. }) = l4 {
                 *src_port = source_port(&plain);
             }
-            const FRONT: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
-            (start - vxlan::HEADER_LEN, plain.len_behind(FRONT))
+            vxlan::HEADER_LEN + ethernet::HEADER_LEN
         }
         Encap::Ipip if plain.total_len <= lane.ipip.mtu => {
             *front.outer = lane.ipip.outer;
-            (start + ethernet::HEADER_LEN, plain.len_behind(0))
+            0
         }
         _ => return None,
     };
@@ -181,6 +189,8 @@ pub(super) fn from_endpoint(
         outer.dst = peer.underlay.address();
         outer.tos = plain.tos;
     }
+    let start = frame.headroom() + ethernet::HEADER_LEN - before;
+    let len = plain.len_behind(before);
     frame.place(start, len);
     Some((lane.network.underlay, len))
 }

@@ -36,7 +36,8 @@ pub(super) struct Link<'t> {
     /// The sums of these IPv4 headers.
     vxlan_sum: u64,
     ipip_sum: u64,
-    /// The sum of UDP datagrams, pseudo-header included, if they are to have one.
+    /// What the sums of all UDP datagrams have in common, pseudo-headers included, in
+    /// the machine's byte order; if they are to have one.
     datagram: Option<u64>,
     /// The last peer, and whom it was handed to. Nobody has 0.0.0.0.
     to: Ipv4Addr,
@@ -85,8 +86,9 @@ impl<'t> Link<'t> {
         *vxlan.get_mut(42..)?.first_chunk_mut()? = lane.header;
         *vxlan.last_chunk_mut()? = lane.from_vtep;
         let has_checksum = !network.options.has(NetworkOptions::ZERO_UDP_CHECKSUM);
-        let pseudo = checksum::pseudo_header_v4(src, Ipv4Addr::UNSPECIFIED, ip::UDP, 0);
-        let datagram = has_checksum.then(|| pseudo + checksum::sum(&vxlan[HEADERS..]));
+        let pseudo = native32(src.octets()) + native16([0, ip::UDP]);
+        let common = checksum::fold(checksum::sum_native(vxlan.get(HEADERS..)?));
+        let datagram = has_checksum.then(|| pseudo + u64::from(common));
         Some(Link {
             id: network.underlay,
             port,
@@ -152,7 +154,8 @@ pub(super) fn from_endpoint(
     let (headers, packet) = front.bytes.split_first_chunk_mut::<IN_VXLAN>()?;
     let packet = packet.first_chunk_mut()?;
     let room = PACKET + front.rest.len();
-    let (plain, peer, encap) = lane.examine(tables, headers.last_chunk()?, (packet, room))?;
+    let plain = lane.examine(tables, headers.last_chunk()?, (packet, room))?;
+    let (peer, encap) = lane.route(tables, &plain)?;
     let to = Ipv4Addr::from_bits(peer.underlay.bits_v4());
     let total_len = plain.total_len;
     let (start, len) = match encap {
@@ -173,25 +176,24 @@ pub(super) fn from_endpoint(
             [headers[34], headers[35]] = source_port.to_be_bytes();
             [headers[38], headers[39]] = udp_len.to_be_bytes();
             *headers.get_mut(50..)?.first_chunk_mut()? = vtep;
-            if let Some(sum) = link.datagram {
+            if let Some(common) = link.datagram {
                 // The inner IPv4 header is right, so that it adds nothing.
+                let l4: &[u8; 8] = packet.last_chunk()?;
                 let [a, b, c, d, e, f] = vtep;
-                let [.., g, h, i, j] = *packet;
-                let sum = sum
-                    + u64::from(to.to_bits())
-                    + 2 * u64::from(udp_len)
-                    + u64::from(source_port)
-                    + u64::from(u32::from_be_bytes([a, b, c, d]))
-                    + u64::from(u16::from_be_bytes([e, f]))
-                    + u64::from(plain.ports)
-                    + u64::from(u32::from_be_bytes([g, h, i, j]))
-                    + checksum::sum(payload);
+                let own = common
+                    + native32([a, b, c, d])
+                    + native32(to.octets())
+                    + native16([e, f])
+                    + native16(source_port.to_be_bytes())
+                    + 2 * native16(udp_len.to_be_bytes());
+                let sum = checksum::add(own, u64::from_ne_bytes(*l4));
+                let sum = checksum::add(sum, checksum::sum_native(payload));
                 // Zero would mean that there is none (RFC 768).
                 let sum = match checksum::finish(sum) {
                     0 => 0xffff,
                     sum => sum,
                 };
-                [headers[40], headers[41]] = sum.to_be_bytes();
+                [headers[40], headers[41]] = sum.to_ne_bytes();
             }
             (start - BEFORE, plain.len_behind(IN_VXLAN))
         }
@@ -212,6 +214,14 @@ pub(super) fn from_endpoint(
     *front.outer = None;
     frame.place(start, len);
     Some((link.id, len))
+}
+
+fn native32(bytes: [u8; 4]) -> u64 {
+    u32::from_ne_bytes(bytes).into()
+}
+
+fn native16(bytes: [u8; 2]) -> u64 {
+    u16::from_ne_bytes(bytes).into()
 }
 
 /// Writes what depends on the packet: the neighbor's MAC address, type of service and

@@ -45,7 +45,7 @@ pub(super) struct Content<'p> {
     pub(super) unchecked: bool,
     /// Of the outer header.
     pub(super) src: &'p IpAddr,
-    pub(super) tos: u8,
+    pub(super) tos: &'p u8,
 }
 
 /// A pod that packets out of a tunnel go to.
@@ -251,7 +251,7 @@ impl<'t> Train<'t> {
         if !self.comes_from(tables, (content.src, Encap::Vxlan), plain.src) {
             return None;
         }
-        self.take(tables, &plain, content.tos)?;
+        self.take(tables, &plain, *content.tos)?;
         Some(plain)
     }
 
@@ -273,20 +273,21 @@ impl<'t> Train<'t> {
             }
         }
         self.is_done(&plain, content)?;
-        self.take(tables, &plain, content.tos)?;
+        self.take(tables, &plain, *content.tos)?;
         Some(plain)
     }
 
-    /// Where the packet goes that was taken along last: writes its Ethernet header
-    /// and lowers its TTL.
+    /// Lets the packet off that was taken along last: writes its Ethernet header and
+    /// lowers its TTL.
     #[inline(always)]
-    pub(super) fn alight(
-        &self,
-        macs: &mut [u8; ethernet::HEADER_LEN],
-        packet: &mut [u8; PACKET],
-    ) -> PortId {
+    pub(super) fn let_off(&self, macs: &mut [u8; ethernet::HEADER_LEN], packet: &mut [u8; PACKET]) {
         *macs = self.stop.ethernet;
         ipv4::lower_ttl(packet);
+    }
+
+    /// The port that it goes to.
+    #[inline(always)]
+    pub(super) fn port(&self) -> PortId {
         self.stop.port
     }
 }
@@ -319,14 +320,14 @@ pub(super) fn from_vxlan<'t>(
         room: PACKET + front.rest.len(),
         unchecked,
         src: &outer.src,
-        tos: outer.tos,
+        tos: &outer.tos,
     };
     let plain = train.admit_vxlan(arrival, (udp_port, begin), content)?;
-    let port = train.alight(begin.last_chunk_mut()?, packet);
+    train.let_off(begin.last_chunk_mut()?, packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
     frame.place(start, len);
-    Some((port, len))
+    Some((train.port(), len))
 }
 
 /// Out of IP in IP to a pod, behind an Ethernet header, for which there must be room
@@ -361,12 +362,12 @@ pub(super) fn from_ipip<'t>(
         room,
         unchecked,
         src: &outer.src,
-        tos: outer.tos,
+        tos: &outer.tos,
     };
     let plain = train.admit_ipip(arrival, content)?;
-    let port = train.alight(macs, packet);
+    train.let_off(macs, packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
     frame.place(start, len);
-    Some((port, len))
+    Some((train.port(), len))
 }
