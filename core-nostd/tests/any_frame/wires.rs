@@ -413,3 +413,27 @@ proptest! {
         }
     }
 }
+
+/// With an Ethernet header in front they would be longer than a frame can be.
+#[test]
+fn the_longest_packets_into_a_wire_are_refused() {
+    let run = |octet: u8, len: usize, on| {
+        let mut storage = Tiny::new();
+        let mut gateway = storage.gateway();
+        gateway.set_fast_path(on);
+        let wire = wire(65_535, 24, true);
+        let operations = operations(NetworkOptions::NONE, 65_535, wire);
+        gateway.apply(Owner::Cluster, &operations).unwrap();
+        let shell = Shell::with_spares(SPARES);
+        meet(&mut gateway, &shell, [true; 3]);
+        let frame = udp(MAC_A, A, [10, 244, octet, 9], &vec![0x5a; len - 28]);
+        shell.run(&mut gateway, POD_A, frame).fate
+    };
+    for on in [true, false] {
+        for (octet, longest) in [(2, 65_535 - 34), (7, 65_535 - 64)] {
+            assert_eq!(run(octet, longest, on), Fate::Forward(UNDERLAY));
+            let refused = Fate::Drop(DropReason::NoHeadroom);
+            assert_eq!(run(octet, longest + 1, on), refused);
+        }
+    }
+}

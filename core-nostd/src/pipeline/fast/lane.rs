@@ -109,12 +109,12 @@ impl<'t> Lane<'t> {
         &self,
         tables: &Tables<'_>,
         macs: &[u8; ethernet::HEADER_LEN],
-        (packet, room): (&[u8; PACKET], usize),
+        (packet, rest): (&[u8; PACKET], &[u8]),
     ) -> Option<Plain> {
         if words(macs) != self.ethernet {
             return None;
         }
-        let plain = Plain::parse(packet, room)?;
+        let plain = Plain::parse(packet, PACKET + rest.len())?;
         let to_tunnel = plain.protocol == ip::UDP && tables.may_be_tunnel_port(plain.dst_port());
         if to_tunnel
             || !self.owns(plain.src)
@@ -159,14 +159,14 @@ pub(super) fn from_endpoint(
     if !is_finished(frame) {
         return None;
     }
+    let start = frame.headroom();
     let front = frame.front_mut::<IN_VXLAN>(vxlan::HEADER_LEN)?;
     let (header, rest) = front.bytes.split_first_chunk_mut()?;
     let (macs, packet) = rest.split_first_chunk_mut()?;
     let packet = packet.first_chunk_mut()?;
-    let room = PACKET + front.rest.len();
-    let plain = lane.examine(tables, macs, (packet, room))?;
+    let plain = lane.examine(tables, macs, (packet, front.rest))?;
     let (peer, encap) = lane.route(tables, &plain)?;
-    let before = match encap {
+    let (start, len) = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
             *header = lane.header;
             *macs.first_chunk_mut()? = peer.vtep_mac.bytes();
@@ -176,11 +176,12 @@ pub(super) fn from_endpoint(
             if let Some(OuterL4::Udp { src_port, .. }) = l4 {
                 *src_port = source_port(&plain);
             }
-            vxlan::HEADER_LEN + ethernet::HEADER_LEN
+            const FRONT: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
+            (start - vxlan::HEADER_LEN, plain.len_behind(FRONT))
         }
         Encap::Ipip if plain.total_len <= lane.ipip.mtu => {
             *front.outer = lane.ipip.outer;
-            0
+            (start + ethernet::HEADER_LEN, plain.len_behind(0))
         }
         _ => return None,
     };
@@ -189,8 +190,6 @@ pub(super) fn from_endpoint(
         outer.dst = peer.underlay.address();
         outer.tos = plain.tos;
     }
-    let start = frame.headroom() + ethernet::HEADER_LEN - before;
-    let len = plain.len_behind(before);
     frame.place(start, len);
     Some((lane.network.underlay, len))
 }

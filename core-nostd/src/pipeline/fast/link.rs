@@ -153,8 +153,7 @@ pub(super) fn from_endpoint(
     let front = frame.front_mut::<{ IN_VXLAN + PACKET }>(BEFORE)?;
     let (headers, packet) = front.bytes.split_first_chunk_mut::<IN_VXLAN>()?;
     let packet = packet.first_chunk_mut()?;
-    let room = PACKET + front.rest.len();
-    let plain = lane.examine(tables, headers.last_chunk()?, (packet, room))?;
+    let plain = lane.examine(tables, headers.last_chunk()?, (packet, front.rest))?;
     let (peer, encap) = lane.route(tables, &plain)?;
     let to = Ipv4Addr::from_bits(peer.underlay.bits_v4());
     let total_len = plain.total_len;

@@ -350,8 +350,7 @@ pub(super) fn from_ipip<'t>(
     let OuterL4::Ip { protocol: ip::IPV4 } = outer.l4 else {
         return None;
     };
-    let room = PACKET + front.rest.len();
-    if room > LONGEST {
+    if PACKET + front.rest.len() > LONGEST {
         return None;
     }
     let (macs, packet) = front.bytes.split_first_chunk_mut()?;
@@ -359,7 +358,7 @@ pub(super) fn from_ipip<'t>(
     let content = Content {
         front: packet,
         rest: front.rest,
-        room,
+        room: PACKET + front.rest.len(),
         unchecked,
         src: &outer.src,
         tos: &outer.tos,
