@@ -86,14 +86,10 @@ pub(super) fn find(entries: &[Entry], port: PortId, address: Key) -> Option<usiz
 
 #[inline(always)]
 fn find_in(entries: &[Entry], bucket: usize, (port, address): (PortId, Key)) -> Option<usize> {
-    let mut place = bucket * BUCKET;
-    for entry in entries.get(places(bucket))? {
-        if entry.is(port, address) {
-            return Some(place);
-        }
-        place += 1;
-    }
-    None
+    let bucket = places(bucket);
+    let mut all = bucket.clone().zip(entries.get(bucket)?);
+    let found = all.find(|(_, entry)| entry.is(port, address));
+    found.map(|(place, _)| place)
 }
 
 /// Where a new neighbor's entry goes: into a free place of the emptier bucket, or

@@ -290,7 +290,7 @@ enum Step {
     Batch(PortId, Vec<Input>),
     /// Time goes on.
     Wait(u64),
-    Change(Operation),
+    Change(Box<Operation>),
 }
 
 fn any_step(wire: Port) -> impl Strategy<Value = Step> {
@@ -328,7 +328,7 @@ fn any_step(wire: Port) -> impl Strategy<Value = Step> {
             .prop_map(|all| Step::Batch(UNDERLAY, all.concat())),
         2 => prop::collection::vec(told, 1..4).prop_map(|all| Step::Batch(UNDERLAY, all)),
         2 => prop::sample::select(vec![1u64, 300, 1100, 29_000, 31_000, 62_000]).prop_map(Step::Wait),
-        1 => change.prop_map(Step::Change),
+        1 => change.prop_map(|change| Step::Change(Box::new(change))),
     ]
 }
 
@@ -404,8 +404,9 @@ proptest! {
                 }
                 Step::Change(change) => {
                     // What is refused is refused by both.
-                    let changed = fast.apply(Owner::Cluster, std::slice::from_ref(&change));
-                    prop_assert_eq!(slow.apply(Owner::Cluster, &[change]), changed);
+                    let change = std::slice::from_ref(&*change);
+                    let changed = fast.apply(Owner::Cluster, change);
+                    prop_assert_eq!(slow.apply(Owner::Cluster, change), changed);
                 }
             }
             // What is due of neighbors tells what is known of them.
