@@ -6,6 +6,7 @@
 
 mod captures;
 mod console;
+mod cost;
 mod images;
 mod node;
 #[path = "../../../core-nostd/tests/replay/mod.rs"]

@@ -13,7 +13,7 @@ pub(crate) const UPLINK: PortId = PortId(1);
 pub(crate) const POD_A: PortId = PortId(2);
 pub(crate) const POD_B: PortId = PortId(3);
 pub(crate) const NETWORK: NetworkId = NetworkId(0);
-const MAC_A: MacAddr = MacAddr::new([0x0a, 0x58, 10, 244, 1, 2]);
+pub(crate) const MAC_A: MacAddr = MacAddr::new([0x0a, 0x58, 10, 244, 1, 2]);
 const MAC_B: MacAddr = MacAddr::new([0x0a, 0x58, 10, 244, 1, 3]);
 const GATEWAY: MacAddr = MacAddr::new([0xee; 6]);
 

@@ -8,6 +8,10 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(sum_native(bytes))))
 }
 
+/// Whether there is no vector code to be made: on bare x86-64, whose interrupts would
+/// have to save the registers.
+const SCALAR: bool = cfg!(all(target_arch = "x86_64", not(target_feature = "sse2")));
+
 /// As [`sum`], of words in the machine's byte order, in which it is as good (RFC 1071
 /// section 2 B); adding another may carry, for which there is [`add`].
 pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
@@ -15,7 +19,15 @@ pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
     // own are what a compiler makes vector code of.
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut total = 0;
-    if !blocks.is_empty() {
+    if SCALAR {
+        // An addition and its carry for each eight bytes.
+        let words = blocks.iter().flat_map(|block| block.as_chunks::<8>().0);
+        let sum = words.fold(0u128, |sum, word| {
+            sum + u128::from(u64::from_ne_bytes(*word))
+        });
+        let [low, high] = halves(sum);
+        total = add(low, high);
+    } else if !blocks.is_empty() {
         let mut lanes = [0u64; 8];
         for block in blocks {
             for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
@@ -41,6 +53,12 @@ pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
         _ => 0,
     };
     add(total, last.into())
+}
+
+/// The lower and the upper half.
+#[allow(clippy::cast_possible_truncation, reason = "halves are what is wanted")]
+fn halves(sum: u128) -> [u64; 2] {
+    [sum as u64, (sum >> 64) as u64]
 }
 
 /// Adds with the carry going round.
