@@ -10,6 +10,7 @@ mod elf;
 pub mod key;
 mod logs;
 mod machine;
+pub mod manage;
 pub mod noise;
 mod sizes;
 

@@ -5,6 +5,7 @@
 mod address;
 mod cluster;
 mod devices;
+mod management;
 mod network;
 mod offload;
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use cluster::{Cluster, Node};
+pub use management::ManagementPort;
 pub use network::{Mode, Network};
 pub use offload::{ChannelAddress, Offload, PortDevice, Uplink};
 
@@ -263,5 +265,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     })
 }
 
+#[cfg(test)]
+mod offload_tests;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use culvert_core::PortId;
@@ -13,13 +13,17 @@ use serde::Deserialize;
 
 use super::address::{Prefixes, address};
 use super::devices::Devices;
+use super::management::{ManagementPort, RawManagement};
 use super::{MAX_SOCKET_PATH, Node};
+use crate::appliance::key::Key;
 use crate::cni::ifname_problem;
 use crate::mac::Mac;
 
 /// The first port of devices that are given by a pattern: 0 and 1 are what the uplink
 /// and the host usually have.
 const FIRST_PORT: u16 = 2;
+/// What a channel by TCP begins with.
+const TCP: &str = "tcp://";
 
 /// What offload mode needs to know of the appliance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct Offload {
     pub devices: Vec<PortDevice>,
     /// What NICs are for whose MAC address does not tell it.
     pub nics: Vec<(Mac, Role)>,
+    /// What its management port is to be; without it that stays as it is.
+    pub management: Option<ManagementPort>,
 }
 
 /// Where the appliance's control channel ends on this node.
@@ -43,6 +49,14 @@ pub enum ChannelAddress {
     Unix(PathBuf),
     /// A serial line, or what looks like one.
     Serial(PathBuf),
+    /// The appliance's management port.
+    Tcp {
+        /// An IP address or a name, with a port.
+        address: String,
+        /// Where the key is that the appliance has too. It is read for each connection,
+        /// so that another key takes no restart.
+        key_file: PathBuf,
+    },
 }
 
 impl fmt::Display for ChannelAddress {
@@ -50,6 +64,7 @@ impl fmt::Display for ChannelAddress {
         match self {
             ChannelAddress::Unix(path) => write!(f, "unix:{}", path.display()),
             ChannelAddress::Serial(path) => write!(f, "{}", path.display()),
+            ChannelAddress::Tcp { address, .. } => write!(f, "{TCP}{address}"),
         }
     }
 }
@@ -92,12 +107,14 @@ pub struct PortDevice {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawOffload {
     channel: String,
+    key_file: Option<PathBuf>,
     uplink: RawUplink,
     host: Option<RawHost>,
     devices: Devices,
     first_port: Option<u16>,
     #[serde(default)]
     nics: Vec<RawNic>,
+    management: Option<RawManagement>,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +158,18 @@ impl RawOffload {
     /// relative to `directory`.
     pub(super) fn check(self, directory: &Path, problems: &mut Vec<String>) -> Offload {
         let mut found = Vec::new();
-        let channel = channel(&self.channel, directory, &mut found);
+        let key_file = self.key_file.map(|path| directory.join(path));
+        let channel = channel(&self.channel, (directory, key_file), &mut found);
+        let is_tcp = matches!(channel, ChannelAddress::Tcp { .. });
+        if is_tcp && self.management.is_some() {
+            // Another address or key would end the connection by which it is told.
+            found.push(
+                "management is told over a console, and channel is TCP; remove the section and use `culvert appliance manage` at the console"
+                    .to_owned(),
+            );
+        }
+        let management = self.management;
+        let management = management.map(|raw| raw.check(directory, &mut found));
         let uplink = self.uplink.check(&mut found);
         let host = self.host.map(|host| PortDevice {
             name: host.device,
@@ -162,6 +190,7 @@ impl RawOffload {
             host,
             devices,
             nics: nics.filter_map(|nic| nic.check(&mut found)).collect(),
+            management,
         };
         offload.check_devices(&mut found);
         problems.extend(found.into_iter().map(|found| format!("offload.{found}")));
@@ -170,7 +199,19 @@ impl RawOffload {
 }
 
 /// Where the channel is; of what is no address a path that nothing is at.
-fn channel(text: &str, directory: &Path, found: &mut Vec<String>) -> ChannelAddress {
+fn channel(
+    text: &str,
+    (directory, key_file): (&Path, Option<PathBuf>),
+    found: &mut Vec<String>,
+) -> ChannelAddress {
+    if let Some(address) = text.strip_prefix(TCP) {
+        return tcp(address, key_file, found);
+    }
+    if key_file.is_some() {
+        found.push(format!(
+            "key_file is for a channel by TCP, and channel is {text:?}"
+        ));
+    }
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         let path = directory.join(path);
         if path.as_os_str().len() > MAX_SOCKET_PATH {
@@ -182,10 +223,55 @@ fn channel(text: &str, directory: &Path, found: &mut Vec<String>) -> ChannelAddr
     }
     if !text.starts_with("/dev/") {
         found.push(format!(
-            "channel {text:?} is none that is known; write \"unix:/path/of/a/socket\", or \"/dev/…\" for a serial line"
+            "channel {text:?} is none that is known; write \"unix:/path/of/a/socket\", \"/dev/…\" for a serial line, or \"tcp://ADDRESS:PORT\""
         ));
     }
     ChannelAddress::Serial(PathBuf::from(text))
+}
+
+/// A channel to the appliance's management port, whose key can be used.
+fn tcp(address: &str, key_file: Option<PathBuf>, found: &mut Vec<String>) -> ChannelAddress {
+    if let Some(problem) = tcp_problem(address) {
+        found.push(format!("channel \"{TCP}{address}\" {problem}"));
+    }
+    match &key_file {
+        Some(path) => check_key(path, "key_file", found),
+        None => found.push(format!(
+            "channel \"{TCP}{address}\" needs key_file, the key that the appliance has too; `culvert appliance key FILE` makes one"
+        )),
+    }
+    ChannelAddress::Tcp {
+        address: address.to_owned(),
+        key_file: key_file.unwrap_or_default(),
+    }
+}
+
+/// Why this is not a host and a port. A name is looked up when it is used.
+fn tcp_problem(address: &str) -> Option<&'static str> {
+    let form = "is no address with a port; write it as \"tcp://192.0.2.9:7373\" or \"tcp://[2001:db8::9]:7373\"";
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Some(form);
+    };
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.contains(':') && !is_bracketed {
+        return Some("has an IPv6 address, which needs brackets: \"tcp://[2001:db8::9]:7373\"");
+    }
+    let has_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    let has_host = match is_bracketed {
+        true => address.parse::<SocketAddr>().is_ok(),
+        false => {
+            let of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            !host.is_empty() && host.chars().all(of_name)
+        }
+    };
+    (!has_port || !has_host).then_some(form)
+}
+
+/// Reports a file that holds no key, or that others may use.
+pub(super) fn check_key(path: &Path, name: &str, found: &mut Vec<String>) {
+    if let Err(error) = Key::read(path) {
+        found.push(format!("{name}: {error}"));
+    }
 }
 
 impl RawUplink {
@@ -207,7 +293,7 @@ impl RawUplink {
         for own in &addresses {
             address("uplink.address", own.addr(), found);
         }
-        check_gateways(&self.gateways, &addresses, found);
+        check_gateways("uplink.gateways", &self.gateways, &addresses, found);
         if self.mtu > u32::from(u16::MAX) {
             found.push(format!("uplink.mtu {} is more than 65535", self.mtu));
         }
@@ -221,19 +307,25 @@ impl RawUplink {
     }
 }
 
-fn check_gateways(gateways: &[IpAddr], addresses: &[IpNet], found: &mut Vec<String>) {
+/// Reports gateways that are not on the link of `addresses`, or too many.
+pub(super) fn check_gateways(
+    key: &str,
+    gateways: &[IpAddr],
+    addresses: &[IpNet],
+    found: &mut Vec<String>,
+) {
     for (index, gateway) in gateways.iter().enumerate() {
-        address("uplink.gateways", *gateway, found);
+        address(key, *gateway, found);
         let mut earlier = gateways[..index].iter();
         if let Some(other) = earlier.find(|other| other.is_ipv4() == gateway.is_ipv4()) {
             found.push(format!(
-                "uplink.gateways has {other} and {gateway}; there can be one of each IP version"
+                "{key} has {other} and {gateway}; there can be one of each IP version"
             ));
         }
         if !addresses.iter().any(|own| own.contains(gateway)) {
             let own: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             found.push(format!(
-                "uplink.gateways: {gateway} is not on the link of {}",
+                "{key}: {gateway} is not on the link of {}",
                 own.join(", ")
             ));
         }

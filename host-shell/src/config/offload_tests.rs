@@ -1,5 +1,8 @@
-//! `[offload]`: what it defaults to, and what each mistake is told.
+//! Tests of `[offload]`.
 
+use std::os::unix::fs::PermissionsExt;
+
+use super::tests::{OWN, good, load};
 use super::*;
 
 const OFFLOAD: &str = "mode = \"offload\"\n[offload]\nchannel = \"unix:console.sock\"\n\
@@ -50,7 +53,7 @@ fn offload_mode_in_full() {
 fn what_is_wrong_with_an_appliance_is_told_together() {
     let wrong = |own: String| load(&own, &good()).unwrap_err().to_string();
     let all = wrong(format!(
-        "{OWN}mode = \"offload\"\n[host]\n[offload]\nchannel = \"tcp://10.0.0.1:7\"\n\
+        "{OWN}mode = \"offload\"\n[host]\n[offload]\nchannel = \"udp://10.0.0.1:7\"\n\
          devices = [{{ name = \"a/b\", port = 0 }}, {{ name = \"v\", port = 2 }}, {{ name = \"v\", port = 2 }}]\n\
          first_port = 4\nnics = [{{ mac = \"52:54:00:00:00:01\", role = \"cook\" }}]\n\
          [offload.uplink]\nmac = \"ff:ff:ff:ff:ff:ff\"\naddress = \"192.168.77.1/24\"\n\
@@ -58,7 +61,7 @@ fn what_is_wrong_with_an_appliance_is_told_together() {
     ));
     for said in [
         "[host] is for mode = \"host\"",
-        "channel \"tcp://10.0.0.1:7\" is none",
+        "channel \"udp://10.0.0.1:7\" is none",
         "\"a/b\"",
         "a/b has port 0, which another device or the uplink has",
         "the device v is there twice",
@@ -88,4 +91,118 @@ fn what_is_wrong_with_an_appliance_is_told_together() {
     }
     let none = wrong(format!("{OWN}mode = \"offload\"\n"));
     assert!(none.contains("needs a section [offload]"), "{none}");
+}
+
+const TCP: &str = "mode = \"offload\"\n[offload]\nchannel = \"tcp://192.0.2.9:7373\"\n\
+     key_file = \"appliance.key\"\n\
+     devices = \"cvlp{1..3}\"\nuplink = { address = \"192.168.77.1/24\" }\n";
+
+/// Loads `own` from a directory with a key of this content and these permissions.
+fn load_with_key(own: &str, (content, mode): (&str, u32)) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("culvert.toml"), own).unwrap();
+    fs::write(dir.path().join("cluster.toml"), good()).unwrap();
+    let key = dir.path().join("appliance.key");
+    fs::write(&key, content).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    Config::load(&dir.path().join("culvert.toml"))
+}
+
+#[test]
+fn a_channel_by_tcp_has_a_key_that_can_be_used() {
+    let digits = "5a".repeat(32);
+    let good = (digits.as_str(), 0o600);
+    let own = format!("{OWN}{TCP}");
+    let config = load_with_key(&own, good).unwrap();
+    let directory = config.path.parent().unwrap();
+    let channel = config.offload.unwrap().channel;
+    assert_eq!(channel.to_string(), "tcp://192.0.2.9:7373");
+    let tcp = ChannelAddress::Tcp {
+        address: "192.0.2.9:7373".to_owned(),
+        key_file: directory.join("appliance.key"),
+    };
+    assert_eq!(channel, tcp);
+    for address in ["[2001:db8::9]:7373", "dpu-1.rack-7.example:1"] {
+        let own = own.replace("192.0.2.9:7373", address);
+        assert!(load_with_key(&own, good).is_ok(), "{address}");
+    }
+    let bad: [(&str, &str, (&str, u32), &str); 9] = [
+        (
+            "appliance.key",
+            "other.key",
+            good,
+            "other.key cannot be read",
+        ),
+        ("", "", (&digits, 0o640), "chmod 600"),
+        ("", "", ("5a", 0o600), "holds no key"),
+        ("key_file = \"appliance.key\"\n", "", good, "needs key_file"),
+        ("tcp://192.0.2.9:7373", "unix:sock", good, "key_file is for"),
+        ("9:7373", "9", good, "tcp://192.0.2.9:7373"),
+        ("9:7373", "9:0", good, "tcp://192.0.2.9:7373"),
+        ("192.0.2.9:7373", "2001:db8::9:7373", good, "brackets"),
+        ("192.0.2.9:7373", ":7373", good, "tcp://192.0.2.9:7373"),
+    ];
+    for (from, to, key, said) in bad {
+        let error = load_with_key(&own.replacen(from, to, 1), key).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(said),
+            "{from} as {to}: no `{said}` in {error}"
+        );
+    }
+}
+
+#[test]
+fn a_management_port_is_told_by_a_console() {
+    let good_key = ("5a".repeat(32), 0o600);
+    let key = (good_key.0.as_str(), good_key.1);
+    let section = "[offload.management]\naddresses = [\"192.0.2.9/24\", \"2001:db8::9/64\"]\n\
+         gateways = [\"192.0.2.1\", \"fe80::1\"]\nkey_file = \"appliance.key\"\n";
+    let own = format!("{OWN}{OFFLOAD}{section}");
+    let config = load_with_key(&own, key).unwrap();
+    let directory = config.path.parent().unwrap().to_owned();
+    let management = config.offload.unwrap().management.unwrap();
+    assert_eq!(management.port.tcp_port, 7373);
+    assert_eq!(management.port.addresses[1].prefix_length, 64);
+    assert_eq!(management.port.gateways.len(), 2);
+    assert_eq!(management.key_file, Some(directory.join("appliance.key")));
+    let without = own.replace("key_file = \"appliance.key\"\n", "tcp_port = 7\n");
+    let config = load_with_key(&without, key).unwrap();
+    let management = config.offload.unwrap().management.unwrap();
+    assert_eq!((management.port.tcp_port, management.key_file), (7, None));
+    let mut bad = vec![
+        (own.replace("192.0.2.9/24", "192.0.2.9"), "192.0.2.9"),
+        (
+            own.replace("192.0.2.9/24", "224.0.0.9/24"),
+            "management.addresses 224.0.0.9",
+        ),
+        (
+            own.replace("192.0.2.1\"", "192.0.3.1\""),
+            "192.0.3.1 is not on the link",
+        ),
+        (
+            own.replace("fe80::1", "192.0.2.2"),
+            "has 192.0.2.1 and 192.0.2.2",
+        ),
+        (
+            own.replace("2001:db8::9/64", "192.0.2.8/24"),
+            "fe80::1 is not on the link",
+        ),
+        (
+            own.replace("appliance.key", "none.key"),
+            "none.key cannot be read",
+        ),
+        (
+            own.replace("key_file", "tcp_port = 0\nkey_file"),
+            "management.tcp_port is 0",
+        ),
+        (format!("{OWN}{TCP}{section}"), "culvert appliance manage"),
+    ];
+    let many: Vec<_> = (1..=9).map(|n| format!("\"192.0.2.{n}/24\"")).collect();
+    let nine = own.replace("\"192.0.2.9/24\"", &many.join(", "));
+    bad.push((nine, "management.addresses"));
+    for (own, said) in bad {
+        let error = load_with_key(&own, key).unwrap_err().to_string();
+        assert!(error.contains(said), "no `{said}` in {error}");
+    }
 }

@@ -13,16 +13,16 @@ const NETWORK: &str =
     "[network]\nname = \"pods\"\nprefix = \"10.244.0.0/16\"\nvni = 1\nudp_port = 8472\n";
 const N1: &str = "[[node]]\nname = \"n1\"\nunderlay = \"192.168.77.1\"\npods = \"10.244.1.0/24\"\n";
 const N3: &str = "[[node]]\nname = \"n3\"\nunderlay = \"192.168.77.3\"\npods = \"10.244.3.0/24\"\nvtep_mac = \"aa:bb:cc:dd:ee:ff\"\n";
-const OWN: &str = "node = \"n1\"\ncluster = \"cluster.toml\"\n";
+pub(super) const OWN: &str = "node = \"n1\"\ncluster = \"cluster.toml\"\n";
 
-fn load(own: &str, cluster: &str) -> Result<Config, ConfigError> {
+pub(super) fn load(own: &str, cluster: &str) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("culvert.toml"), own).unwrap();
     fs::write(dir.path().join("cluster.toml"), cluster).unwrap();
     Config::load(&dir.path().join("culvert.toml"))
 }
 
-fn good() -> String {
+pub(super) fn good() -> String {
     [NETWORK, N1, N3].concat()
 }
 

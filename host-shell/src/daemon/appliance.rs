@@ -18,6 +18,8 @@ use super::link::Stream;
 use super::site::{PeerIds, Site};
 use super::{Daemon, StartError, cluster, start_error};
 use crate::api;
+use crate::appliance::key::Key;
+use crate::appliance::{manage, noise};
 use crate::config::{ChannelAddress, Offload};
 use crate::state::{Attachment, Phase};
 use crate::sys::serial::Serial;
@@ -75,10 +77,17 @@ impl Daemon {
     async fn try_to_connect(&self, offload: &Offload) -> Result<(), StartError> {
         let channel = &offload.channel;
         let opened = timeout(OPENING, open(channel)).await;
-        let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let stream = opened.map_err(|error| {
+        let silent = |_| {
+            let seconds = OPENING.as_secs();
+            Err(format!("no connection within {seconds} s"))
+        };
+        let stream = opened.unwrap_or_else(silent).map_err(|why| {
             StartError(format!(
-                "{channel} cannot be opened: {error}; is the appliance running?"
+                "{channel} cannot be opened: {why}; is the appliance running{}?",
+                match channel {
+                    ChannelAddress::Tcp { .. } => ", and was it told this address and key",
+                    _ => "",
+                }
             ))
         })?;
         let before = self.core.epoch();
@@ -110,6 +119,7 @@ impl Daemon {
         self.take_peer_ids(core).await?;
         let site = self.site();
         self.set_roles(core, offload).await?;
+        self.set_management(core, offload).await?;
         self.tell_cluster(core, &site).await?;
         let pods = self.tell_pods(core, &site).await?;
         tracing::info!(
@@ -156,6 +166,31 @@ impl Daemon {
             refused.join("; ")
         );
         self.set_problem("nics", (!refused.is_empty()).then_some(problem));
+        Ok(())
+    }
+
+    /// Tells the appliance its management port. It forwards without one.
+    async fn set_management(&self, core: &Core, offload: &Offload) -> Result<(), StartError> {
+        let Some(management) = &offload.management else {
+            return Ok(());
+        };
+        let key = management.key_file.as_deref().map(Key::read).transpose();
+        // One that cannot be read any more is no reason to close a port that is open.
+        let mut problem = key.as_ref().err().map(ToString::to_string);
+        let mut requests = manage::requests(&management.port, key.ok().flatten().as_ref()).to_vec();
+        requests.truncate(if problem.is_some() { 1 } else { 2 });
+        for request in requests {
+            let judged = match core.board(request.clone()).await {
+                Ok(answer) => manage::judge(&request, &answer),
+                Err(CoreError::Refused(error)) => Err(format!("the appliance said: {error}")),
+                Err(error) => return Err(start_error(error)),
+            };
+            if let Err(why) = judged {
+                problem.get_or_insert(why);
+            }
+        }
+        let problem = problem.map(|why| format!("the appliance's management port: {why}"));
+        self.set_problem("management", problem);
         Ok(())
     }
 
@@ -283,9 +318,16 @@ fn nic(nic: &Nic) -> api::Nic {
     }
 }
 
-async fn open(channel: &ChannelAddress) -> io::Result<Box<dyn Stream>> {
+/// Opens the channel, or says in words why not.
+async fn open(channel: &ChannelAddress) -> Result<Box<dyn Stream>, String> {
+    let io = |error: io::Error| error.to_string();
     Ok(match channel {
-        ChannelAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        ChannelAddress::Serial(path) => Box::new(Serial::open(path)?),
+        ChannelAddress::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(io)?),
+        ChannelAddress::Serial(path) => Box::new(Serial::open(path).map_err(io)?),
+        ChannelAddress::Tcp { address, key_file } => {
+            let key = Key::read(key_file).map_err(|error| error.to_string())?;
+            let stream = noise::connect(address, &key).await;
+            Box::new(stream.map_err(|error| error.to_string())?)
+        }
     })
 }

@@ -194,6 +194,7 @@ fn an_appliance_has_the_underlay_as_raw_ethernet() {
         host: None,
         devices: Vec::new(),
         nics: Vec::new(),
+        management: None,
     });
     config.device = None;
     let link = underlay::of_uplink(&uplink, config.node.underlay);

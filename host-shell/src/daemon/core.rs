@@ -27,10 +27,18 @@ const PATIENCE_FOR_HELLO: Duration = Duration::from_secs(2);
 
 /// Why the core did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CoreError {
-    /// The channel broke: the worker has ended, or the appliance's end was closed.
+pub(crate) enum CoreError {
+    /// The channel broke: the worker has ended, or the other end was closed.
     #[error("the channel to the packet core is gone: {0}")]
     Gone(#[from] std::io::Error),
+    /// The channel to an appliance broke.
+    #[error("the appliance at {channel}: connection lost ({why})")]
+    Lost {
+        /// Its address.
+        channel: String,
+        /// How it broke.
+        why: std::io::ErrorKind,
+    },
     /// No answer in time.
     #[error("the packet core has not answered within {} s", .0.as_secs())]
     Silent(Duration),
@@ -68,6 +76,7 @@ impl CoreError {
         matches!(
             self,
             CoreError::Gone(_)
+                | CoreError::Lost { .. }
                 | CoreError::Silent(_)
                 | CoreError::Garbage(_)
                 | CoreError::Garbled(_)
@@ -99,12 +108,12 @@ pub(super) enum ChannelState {
 }
 
 /// Whom [`Core`] speaks to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     /// A worker of this process, which is there or nothing is.
     Worker,
-    /// An appliance, which comes and goes.
-    Appliance,
+    /// An appliance, which comes and goes, by this channel.
+    Appliance(String),
 }
 
 /// The core, reached through its channel. Requests are answered one at a time.
@@ -157,13 +166,13 @@ impl Core {
         Ok(core)
     }
 
-    /// A core in an appliance, which is not reached yet.
-    pub(super) fn of_appliance(epoch: u64) -> Core {
+    /// A core in an appliance, which is not reached yet and will be by `channel`.
+    pub(super) fn of_appliance(epoch: u64, channel: String) -> Core {
         let down = ChannelState::Down {
             since: Instant::now(),
             why: "the channel to the appliance was not opened yet".to_owned(),
         };
-        Core::new(Kind::Appliance, epoch, down)
+        Core::new(Kind::Appliance(channel), epoch, down)
     }
 
     /// Goes on by another stream: says Hello, and keeps all others out until
@@ -269,10 +278,25 @@ impl Core {
         self.shared.broken.notify_waiters();
     }
 
+    fn is_appliance(&self) -> bool {
+        matches!(self.shared.kind, Kind::Appliance(_))
+    }
+
+    /// The error with the channel's address where it is that.
+    fn named(&self, error: CoreError) -> CoreError {
+        match (error, &self.shared.kind) {
+            (CoreError::Gone(source), Kind::Appliance(channel)) => CoreError::Lost {
+                channel: channel.clone(),
+                why: source.kind(),
+            },
+            (error, _) => error,
+        }
+    }
+
     fn patience(&self) -> Duration {
         match self.shared.kind {
             Kind::Worker => PATIENCE,
-            Kind::Appliance => PATIENCE_WITH_APPLIANCE,
+            Kind::Appliance(_) => PATIENCE_WITH_APPLIANCE,
         }
     }
 
@@ -284,7 +308,7 @@ impl Core {
     /// Any other one.
     pub(super) fn or_later<T: Default>(&self, done: Result<T, CoreError>) -> Result<T, CoreError> {
         match done {
-            Err(error) if self.shared.kind == Kind::Appliance && error.is_absence() => {
+            Err(error) if self.is_appliance() && error.is_absence() => {
                 tracing::debug!("the appliance learns of a change later: {error}");
                 if self.ready().is_ok() {
                     self.set_down(error.to_string());
@@ -320,7 +344,7 @@ impl Core {
         if welcome.previous_epoch == self.state().1 {
             return Ok(welcome);
         }
-        if self.shared.kind == Kind::Appliance {
+        if self.is_appliance() {
             self.close(CoreError::Restarted.to_string()).await;
         }
         Err(CoreError::Restarted)
@@ -341,9 +365,9 @@ impl Core {
     /// Asks when it is this question's turn; waiting for that is a part of the patience.
     async fn ask(&self, request: Request) -> Result<Response, CoreError> {
         self.ready()?;
-        let patience = match (&request, self.shared.kind) {
+        let patience = match (&request, &self.shared.kind) {
             // Nobody waits for it, and a stream that brings no answer is tried again.
-            (Request::Hello(_), Kind::Appliance) => PATIENCE_FOR_HELLO,
+            (Request::Hello(_), Kind::Appliance(_)) => PATIENCE_FOR_HELLO,
             _ => self.patience(),
         };
         let deadline = Instant::now() + patience;
@@ -356,14 +380,42 @@ impl Core {
         let error = match answer {
             Ok(answer) => return Ok(answer),
             Err(CoreError::Refused(Error::NoEpoch)) => CoreError::Restarted,
-            Err(error) => error,
+            Err(error) => self.named(error),
         };
-        if error.breaks() && self.shared.kind == Kind::Appliance {
+        if error.breaks() && self.is_appliance() {
             // What still comes of it is an answer to nothing.
             link.detach();
             // Before whoever waits for the link has it.
             self.set_down(error.to_string());
         }
         Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pod::core_error;
+    use super::*;
+    use crate::cni::code;
+
+    #[tokio::test]
+    async fn a_lost_connection_names_the_appliance_and_what_comes_next() {
+        let channel = "unix:/run/console.sock".to_owned();
+        let core = Core::of_appliance(1, channel);
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        let Err(error) = core.reconnect(Box::new(near)).await else {
+            panic!("nobody has answered");
+        };
+        assert!(matches!(error, CoreError::Lost { .. }), "{error:?}");
+        assert!(error.is_absence());
+        let told = core_error(error);
+        assert_eq!(told.code, code::TRY_AGAIN);
+        let said = "the appliance at unix:/run/console.sock: connection lost (broken pipe)";
+        assert_eq!(told.msg, said);
+        assert!(told.details.contains("within a second"), "{told}");
+        // Who comes now learns it too.
+        let error = core.board(Board::Health).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
     }
 }

@@ -18,11 +18,11 @@ use super::core::CoreError;
 const FORGIVEN: u32 = 8;
 
 /// What a core can be reached by.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A core's stream, when there is one, and what outlives it.
-pub(super) struct Link {
+pub(crate) struct Link {
     wire: Option<Wire>,
     last_id: u32,
     last_transaction: u64,
@@ -36,7 +36,7 @@ struct Wire {
 impl Link {
     /// A link without a stream. Its numbers begin anywhere: what a core still has to say
     /// to another daemon is no answer to this one.
-    pub(super) fn new() -> Link {
+    pub(crate) fn new() -> Link {
         let random = RandomState::new();
         let id = u32::try_from(random.hash_one(0) >> 33).unwrap_or(0);
         Link {
@@ -47,7 +47,7 @@ impl Link {
     }
 
     /// Goes on by this stream.
-    pub(super) fn attach(&mut self, stream: Box<dyn Stream>) {
+    pub(crate) fn attach(&mut self, stream: Box<dyn Stream>) {
         self.wire = Some(Wire {
             stream,
             decoder: FrameDecoder::new(),
@@ -55,12 +55,12 @@ impl Link {
     }
 
     /// Lets go of the stream, and of what it may still bring.
-    pub(super) fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.wire = None;
     }
 
     /// A transaction's number, another one each time.
-    pub(super) fn next_transaction(&mut self) -> u64 {
+    pub(crate) fn next_transaction(&mut self) -> u64 {
         self.last_transaction = self.last_transaction.wrapping_add(1);
         self.last_transaction
     }
@@ -69,7 +69,7 @@ impl Link {
     ///
     /// # Errors
     /// [`CoreError`]; the answer may still come, and is passed over then.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         request: &Request,
         (deadline, patience): (Instant, Duration),
@@ -83,7 +83,7 @@ impl Link {
             .and_then(|len| encode_frame(&mut message, len, &mut frame))
             .ok_or(Error::TooLarge)?;
         // The first words on a stream may follow somebody's half sentence.
-        let first = matches!(request, Request::Hello(_));
+        let first = matches!(request, Request::Hello(_) | Request::Ping);
         let exchange = async {
             if first {
                 wire.stream.write_all(&[0]).await?;

@@ -46,8 +46,10 @@ use crate::spool;
 use crate::state::{StateError, Store};
 use crate::sys::netns::NetNs;
 
-use self::core::{Core, CoreError};
+use self::core::Core;
+pub(crate) use self::core::CoreError;
 use events::EventLog;
+pub(crate) use link::Link;
 use locks::Locks;
 use plane::Plane;
 use reload::Reloaded;

@@ -56,11 +56,11 @@ impl Plane {
         config: &Config,
         epoch: u64,
     ) -> Result<(Plane, Core, WorkerEnded), StartError> {
-        if config.offload.is_some() {
+        if let Some(offload) = &config.offload {
             let (alive, ended) = oneshot::channel();
             return Ok((
                 Plane::Offload { _alive: alive },
-                Core::of_appliance(epoch),
+                Core::of_appliance(epoch, offload.channel.to_string()),
                 ended,
             ));
         }

@@ -300,5 +300,11 @@ pub(super) fn core_error(error: CoreError) -> CniError {
         CoreError::Table { .. } => code::INTERNAL,
         _ => code::TRY_AGAIN,
     };
-    CniError::new(code, error.to_string())
+    let next = match &error {
+        CoreError::Lost { .. } | CoreError::Restarted => {
+            "culvertd connects again within a second if the appliance is there, and the runtime will try again"
+        }
+        _ => "",
+    };
+    CniError::new(code, error.to_string()).with_details(next)
 }

@@ -11,7 +11,7 @@ use culvert_core::channel::Owner;
 
 use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error, underlay};
-use crate::config::{Config, Node, Offload};
+use crate::config::{ChannelAddress, Config, Node, Offload};
 use crate::netlink::UnderlayLink;
 
 /// What a reload has brought.
@@ -206,6 +206,11 @@ fn node_values(config: &Config) -> Vec<(String, String)> {
             "offload.channel",
             of_offload(|offload| offload.channel.to_string()),
         ),
+        ("offload.key_file", of_offload(key_file)),
+        (
+            "offload.management",
+            of_offload(|offload| format!("{:?}", offload.management)),
+        ),
         (
             "offload.uplink.port",
             of_offload(|offload| offload.uplink.port.to_string()),
@@ -216,6 +221,13 @@ fn node_values(config: &Config) -> Vec<(String, String)> {
         ),
     ];
     values.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+fn key_file(offload: &Offload) -> String {
+    match &offload.channel {
+        ChannelAddress::Tcp { key_file, .. } => key_file.display().to_string(),
+        ChannelAddress::Unix(_) | ChannelAddress::Serial(_) => String::new(),
+    }
 }
 
 /// Who forwards.

@@ -18,6 +18,7 @@ use culvert_host::appliance::{
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use super::manage::Manage;
 use super::{new_table, render};
 
 /// How often `logs --follow` looks whether there is more.
@@ -54,6 +55,8 @@ pub(crate) enum Verb {
         /// The file, which must not be there yet; nobody but its owner may use it
         file: PathBuf,
     },
+    /// Tell an appliance, over its console, the addresses of its management port and its key
+    Manage(Manage),
     /// Count the instructions that the core takes for a packet, in QEMU
     Bench {
         /// For which architecture, or for several
@@ -113,6 +116,7 @@ pub(crate) struct Run {
 pub(crate) fn act(verb: &Verb) -> ExitCode {
     let done = match verb {
         Verb::Key { file } => return make_key(file),
+        Verb::Manage(manage) => return manage.tell(),
         Verb::Build { arches, source } => show_sizes(arches, source),
         Verb::Run(run) => run.start(),
         Verb::Logs {
