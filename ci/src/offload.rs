@@ -22,12 +22,15 @@ use crate::lab::Lab;
 use crate::plan::{NetworkPlan, NodePlan};
 use crate::process::wait_for;
 
-/// Devices for pods.
+/// Devices for pods. A management port takes the place of one: the x86 machine has room
+/// for six NICs.
 pub(crate) const PODS: u16 = 4;
 /// The appliance's ports: on the underlay, for the node, and the first of the pods'.
 const UPLINK: PortId = PortId(0);
 const HOST: PortId = PortId(1);
 const FIRST: u16 = 2;
+/// The node's end of the wire to the management port.
+const MANAGEMENT: &str = "tapm";
 /// How long an image may take until it listens.
 const READY: Duration = Duration::from_secs(10);
 
@@ -35,11 +38,16 @@ const READY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Running {
     pid: u32,
+    image: Image,
+}
+
+fn pods(node: &NodePlan) -> u16 {
+    PODS - u16::from(node.managed)
 }
 
 /// The node's devices that are joined to a port of the appliance, with the TAP of that.
-fn devices() -> impl Iterator<Item = (PortId, String, String)> {
-    let pods = (1..=PODS).map(|n| {
+fn devices(node: &NodePlan) -> impl Iterator<Item = (PortId, String, String)> {
+    let pods = (1..=pods(node)).map(|n| {
         let port = PortId(FIRST + n - 1);
         (port, format!("cvlx{n}"), format!("tap{n}"))
     });
@@ -65,11 +73,11 @@ impl Lab {
             "link add cvlh0 mtu {mtu} type veth peer name cvlhx0 mtu {mtu}\n\
              link set eth0 up\n"
         );
-        for n in 1..=PODS {
+        for n in 1..=pods(node) {
             links += &format!("link add cvlp{n} mtu {mtu} type veth peer name cvlx{n} mtu {mtu}\n");
         }
         let mut joins = String::new();
-        for (_, device, tap) in devices() {
+        for (_, device, tap) in devices(node) {
             links += &format!(
                 "tuntap add {tap} mode tap\n\
                  link set {tap} mtu {mtu} up\n\
@@ -82,6 +90,9 @@ impl Lab {
                      action mirred egress redirect dev {to}\n"
                 );
             }
+        }
+        if node.managed {
+            links += &format!("tuntap add {MANAGEMENT} mode tap\nlink set {MANAGEMENT} up\n");
         }
         self.place(name).batch("ip", &links)?;
         self.place(name).batch("tc", &joins)?;
@@ -97,17 +108,20 @@ impl Lab {
     /// The daemon's `[offload]`.
     fn offload_toml(&self, name: &str, node: &NodePlan) -> String {
         format!(
-            "mode = \"offload\"\n\n[offload]\nchannel = \"unix:{}\"\ndevices = \"cvlp{{1..{PODS}}}\"\n\
+            "mode = \"offload\"\n\n[offload]\nchannel = \"unix:{}\"\ndevices = \"cvlp{{1..{}}}\"\n\
              first_port = {FIRST}\nhost = {{ device = \"cvlh0\", port = {HOST} }}\n\n\
              [offload.uplink]\nport = {UPLINK}\naddress = [\"{}/24\", \"{}/64\"]\nmtu = {}\n",
             self.console(name).display(),
+            pods(node),
             node.underlay(),
             node.underlay6(),
             self.plan().mtu,
         )
     }
 
-    fn console(&self, node: &str) -> std::path::PathBuf {
+    /// The socket of a node's appliance's console.
+    #[must_use]
+    pub fn console(&self, node: &str) -> std::path::PathBuf {
         self.dir().join(node).join("console")
     }
 
@@ -123,22 +137,32 @@ impl Lab {
         );
         let (_, plan) = self.node(node)?;
         let arch = plan.kind.appliance().context("the node has no appliance")?;
-        let image = image(arch)?;
+        let features: &[&str] = match plan.managed {
+            true => &["management-auth"],
+            false => &[],
+        };
+        let image = image_with(arch, features)?;
         let console = self.console(node);
         let _ = std::fs::remove_file(&console);
         let mut machine = Machine::new(arch, &image.stripped);
         machine.console = Console::Socket(console.clone());
         machine.serial = Serial::File(self.serial(node));
         machine.faults = Some(self.log(&format!("faults-{node}")));
-        let nics = devices().map(|(port, _, tap)| Nic::new(Role::Port(port), Backend::Tap(tap)));
+        let nics =
+            devices(plan).map(|(port, _, tap)| Nic::new(Role::Port(port), Backend::Tap(tap)));
         machine.nics = nics.collect();
+        if plan.managed {
+            let tap = Backend::Tap(MANAGEMENT.to_owned());
+            machine.nics.push(Nic::new(Role::Management, tap));
+        }
         let command = machine.command()?;
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let argv: Option<Vec<&str>> = words.map(|word| word.to_str()).collect();
         let argv = argv.context("a path that is no text")?;
         let log = self.log(&format!("qemu-{node}"));
         let pid = self.site().background(node, &argv, &log)?;
-        self.appliances.insert(node.to_owned(), Running { pid });
+        self.appliances
+            .insert(node.to_owned(), Running { pid, image });
         wait_for(&format!("console of {node}"), READY, || {
             if let Some(status) = self.site().ended(pid)? {
                 let said = crate::culvert::tail(&log, 20);
@@ -171,12 +195,12 @@ impl Lab {
     /// What the appliance of a node has logged, decoded.
     ///
     /// # Errors
-    /// When the image's ELF file cannot be read.
+    /// When it does not run, or the image's ELF file cannot be read.
     pub fn appliance_log(&self, node: &str) -> Result<String> {
-        let (_, plan) = self.node(node)?;
-        let arch = plan.kind.appliance().context("the node has no appliance")?;
+        let running = self.appliances.get(node);
+        let running = running.with_context(|| format!("no appliance runs on {node}"))?;
         let bytes = std::fs::read(self.serial(node)).unwrap_or_default();
-        Ok(Logs::read(&image(arch)?.elf)?.text(&bytes))
+        Ok(Logs::read(&running.image.elf)?.text(&bytes))
     }
 
     /// What QEMU holds to be mistakes of the image; empty is right.
@@ -195,19 +219,28 @@ impl Lab {
 /// # Errors
 /// When there is no toolchain for it or the build fails.
 pub fn image(arch: Arch) -> Result<Image> {
-    static BUILT: Mutex<Vec<(Arch, Image)>> = Mutex::new(Vec::new());
+    image_with(arch, &[])
+}
+
+/// The same with features. All images of an architecture have one place, so a process
+/// that wants two of them must be done with the first.
+fn image_with(arch: Arch, features: &[&str]) -> Result<Image> {
+    static BUILT: Mutex<Vec<(Arch, Vec<String>, Image)>> = Mutex::new(Vec::new());
+    let features: Vec<_> = features.iter().map(|&name| name.to_owned()).collect();
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, image)) = built.iter().find(|(other, _)| *other == arch) {
+    let mut known = built.iter();
+    if let Some((.., image)) = known.find(|(of, with, _)| *of == arch && *with == features) {
         return Ok(image.clone());
     }
+    built.retain(|(of, ..)| *of != arch);
     let source = find_source(Path::new(env!("CARGO_MANIFEST_DIR")))?;
     let what = Build {
         arch,
         bin: APPLIANCE,
-        features: Vec::new(),
+        features: features.clone(),
         target_dir: None,
     };
     let image = build(source, &what)?;
-    built.push((arch, image.clone()));
+    built.push((arch, features, image.clone()));
     Ok(image)
 }

@@ -50,6 +50,8 @@ pub struct NodePlan {
     pub number: u8,
     /// Further lines for its entry in the cluster file.
     pub settings: String,
+    /// Whether its appliance has a management port, whose wire is the node's TAP `tapm`.
+    pub managed: bool,
 }
 
 impl NodePlan {
@@ -61,6 +63,7 @@ impl NodePlan {
             kind,
             number,
             settings: String::new(),
+            managed: false,
         }
     }
 
