@@ -278,7 +278,12 @@ fn whole_story(arch: Arch) {
     lab.add_place("x").unwrap();
     let answer = lab.call("ADD", "n1", "x").answer().unwrap();
     assert_eq!(answer.code(), Some(11), "{answer:?}");
-    println!("an ADD without its appliance: {}", answer.message());
+    let said = answer.message();
+    println!("an ADD without its appliance: {said}");
+    assert!(
+        said.contains("the appliance at tcp://192.0.2.9:7373"),
+        "{said}"
+    );
     lab.start_appliance("n1").unwrap();
     lab.stop_daemon("n1", Signal::SIGTERM).unwrap();
     // Whoever has the console can tell it each time.

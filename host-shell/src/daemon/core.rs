@@ -48,6 +48,14 @@ pub(crate) enum CoreError {
     /// The core got something else than was sent.
     #[error("the packet core could not read what it was told: {0}")]
     Garbled(Error),
+    /// No answer in time from an appliance.
+    #[error("the appliance at {channel} has not answered within {} s", .patience.as_secs())]
+    Unanswered {
+        /// Its address.
+        channel: String,
+        /// How long was waited.
+        patience: Duration,
+    },
     /// The core has lost its tables and the epoch.
     #[error("the packet core has restarted")]
     Restarted,
@@ -77,6 +85,7 @@ impl CoreError {
             self,
             CoreError::Gone(_)
                 | CoreError::Lost { .. }
+                | CoreError::Unanswered { .. }
                 | CoreError::Silent(_)
                 | CoreError::Garbage(_)
                 | CoreError::Garbled(_)
@@ -289,6 +298,10 @@ impl Core {
                 channel: channel.clone(),
                 why: source.kind(),
             },
+            (CoreError::Silent(patience), Kind::Appliance(channel)) => CoreError::Unanswered {
+                channel: channel.clone(),
+                patience,
+            },
             (error, _) => error,
         }
     }
@@ -371,7 +384,7 @@ impl Core {
             _ => self.patience(),
         };
         let deadline = Instant::now() + patience;
-        let silent = |_| CoreError::Silent(patience);
+        let silent = |_| self.named(CoreError::Silent(patience));
         let link = timeout_at(deadline, self.shared.link.lock()).await;
         let mut link = link.map_err(silent)?;
         // It may have broken meanwhile.

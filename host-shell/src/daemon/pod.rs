@@ -301,7 +301,7 @@ pub(super) fn core_error(error: CoreError) -> CniError {
         _ => code::TRY_AGAIN,
     };
     let next = match &error {
-        CoreError::Lost { .. } | CoreError::Restarted => {
+        CoreError::Lost { .. } | CoreError::Unanswered { .. } | CoreError::Restarted => {
             "culvertd connects again within a second if the appliance is there, and the runtime will try again"
         }
         _ => "",
