@@ -6,9 +6,6 @@ use ipnet::IpNet;
 use super::*;
 use crate::mac::Mac;
 
-#[path = "offload_tests.rs"]
-mod offload;
-
 const NETWORK: &str =
     "[network]\nname = \"pods\"\nprefix = \"10.244.0.0/16\"\nvni = 1\nudp_port = 8472\n";
 const N1: &str = "[[node]]\nname = \"n1\"\nunderlay = \"192.168.77.1\"\npods = \"10.244.1.0/24\"\n";
