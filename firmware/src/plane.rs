@@ -109,6 +109,9 @@ impl Plane {
         }
         let made = originated.into_made().len();
         self.send_made(board, made);
+        // Now, and not when all NICs had their turn: one that all others send by would
+        // not have room for so much.
+        self.exit.flush(board);
         frames
     }
 

@@ -195,6 +195,42 @@ fn a_full_send_queue_is_counted_and_loses_no_buffer() {
 }
 
 #[test]
+fn what_all_nics_send_by_one_finds_room_there_in_turn() {
+    let tags = (1..=5).map(|n| Role::Trunk { base: 100 * n }.mac());
+    let macs: Vec<_> = tags.chain([Role::Port(POD_B).mac()]).collect();
+    let mut bench = Bench::with_buffers(&macs, BUFFERS);
+    let mut operations = tables();
+    // Pod A's packets come in by a port of each trunk.
+    operations.truncate(2);
+    for n in 1..=5u8 {
+        let address = ip(&format!("10.244.1.{}", 10 + n));
+        let endpoint = Endpoint::with_address(NetworkId(0), address);
+        let port = PortId(100 * u16::from(n) + 1);
+        let port = Port::endpoint(port, 1450, MAC_A, endpoint);
+        operations.push(Operation::UpsertPort(port));
+    }
+    let endpoint = Endpoint::with_address(NetworkId(0), ip("10.244.1.3"));
+    let port = Port::endpoint(POD_B, 1450, MAC_B, endpoint);
+    operations.push(Operation::UpsertPort(port));
+    bench.program(&operations);
+    bench.outside.borrow_mut().links[5].room = BATCH;
+    for n in 1..=5u8 {
+        let builder = etherparse::PacketBuilder::ethernet2(MAC_A.bytes(), GATEWAY.bytes())
+            .ipv4([10, 244, 1, 10 + n], [10, 244, 1, 3], 64)
+            .udp(1000, 2000);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[n; 26]).unwrap();
+        let count = BUFFERS / 8;
+        let frames = (0..count).map(|_| tagged(frame.clone(), 1));
+        bench.receive(usize::from(n) - 1, frames);
+    }
+    bench.settle();
+    let sent = bench.sent(5).len();
+    assert_eq!(sent, 5 * BUFFERS / 8);
+    assert_eq!(nics(&mut bench)[5].tx_full, 0);
+}
+
+#[test]
 fn a_flood_of_frames_does_not_keep_the_host_waiting_nor_requests_the_frames() {
     let mut bench = three_nics();
     bench.receive(1, (0..1000).map(|_| packet(0)));

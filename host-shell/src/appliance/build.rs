@@ -59,7 +59,12 @@ pub fn find_source(from: &Path) -> Result<&Path, Error> {
 /// When there is no toolchain, the build fails, or what it makes is no image.
 pub fn build(source: &Path, build: &Build) -> Result<Image, Error> {
     let Build { arch, bin, .. } = *build;
-    let features = [&["image".to_owned()], &build.features[..]].concat();
+    // The microcontroller's drivers are other ones, and so is its program.
+    let (bin, feature) = match (arch, bin) {
+        (Arch::CortexM4, APPLIANCE) => ("cortex-m4", "microcontroller"),
+        (_, bin) => (bin, "image"),
+    };
+    let features = [&[feature.to_owned()], &build.features[..]].concat();
     let script = source.join(SCRIPT);
     let mut command = Command::new(&script);
     command
