@@ -28,8 +28,8 @@ impl Gateway<'_> {
         port.is_some_and(|port| port.role == PortRole::Wire)
     }
 
-    /// The last stage of every frame that leaves by a raw port: writes its outer
-    /// headers and its neighbor's MAC address. A frame whose neighbor is not known
+    /// The last stage of every frame that leaves by a raw port but those of the fast
+    /// path: writes its outer headers and its neighbor's MAC address. A frame whose neighbor is not known
     /// yet is copied into the queue.
     #[cold]
     #[inline(never)]
