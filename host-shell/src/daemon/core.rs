@@ -2,7 +2,9 @@
 
 mod tables;
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::net::UnixStream as StdStream;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
 use std::time::Duration;
 
@@ -137,6 +139,8 @@ struct Shared {
     /// Offered at Hello.
     epoch: u64,
     link: Mutex<Link>,
+    /// The last transaction's number.
+    transaction: AtomicU64,
     state: StdMutex<(ChannelState, u64)>,
     broken: Notify,
     /// Held by a sync, and by whoever says Hello, which would break it.
@@ -153,6 +157,8 @@ impl Core {
                 kind,
                 epoch,
                 link: Mutex::new(Link::new()),
+                // Anywhere, as ids do: another daemon's had other numbers.
+                transaction: AtomicU64::new(RandomState::new().hash_one(0) >> 33),
                 state: StdMutex::new((state, 0)),
                 broken: Notify::new(),
                 conversation: Mutex::default(),

@@ -25,7 +25,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(crate) struct Link {
     wire: Option<Wire>,
     last_id: u32,
-    last_transaction: u64,
 }
 
 struct Wire {
@@ -42,7 +41,6 @@ impl Link {
         Link {
             wire: None,
             last_id: id,
-            last_transaction: u64::from(id),
         }
     }
 
@@ -57,12 +55,6 @@ impl Link {
     /// Lets go of the stream, and of what it may still bring.
     pub(crate) fn detach(&mut self) {
         self.wire = None;
-    }
-
-    /// A transaction's number, another one each time.
-    pub(crate) fn next_transaction(&mut self) -> u64 {
-        self.last_transaction = self.last_transaction.wrapping_add(1);
-        self.last_transaction
     }
 
     /// Asks and waits for the answer until `deadline`, which `patience` led to.

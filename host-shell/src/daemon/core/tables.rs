@@ -1,5 +1,7 @@
 //! What is told to a core and asked of it: its tables, counters and events.
 
+use std::sync::atomic::Ordering;
+
 use culvert_core::channel::{
     Apply, Event, MAX_OPERATIONS, Operation, Owned, Owner, Page, Peer, Port, PortKind, PortStats,
     Read, Refusal, Request, Response, Route, Sync, Synced, Welcome,
@@ -44,7 +46,7 @@ impl Core {
         owner: Owner,
         operations: &[Operation],
     ) -> Result<(), CoreError> {
-        let transaction = self.next_transaction().await;
+        let transaction = self.next_transaction();
         let apply = Apply {
             transaction,
             owner,
@@ -102,7 +104,7 @@ impl Core {
     ) -> Result<(u32, Vec<(usize, CoreError)>), CoreError> {
         let _alone = self.shared.conversation.lock().await;
         let welcome = self.hello_again().await?;
-        let transaction = self.next_transaction().await;
+        let transaction = self.next_transaction();
         let begin = Sync::Begin {
             transaction,
             owner,
@@ -156,8 +158,11 @@ impl Core {
         }
     }
 
-    async fn next_transaction(&self) -> u64 {
-        self.shared.link.lock().await.next_transaction()
+    /// A transaction's number, another one each time. The link is not asked for it: who
+    /// has that may wait for an answer, and nobody waits for this one in time.
+    fn next_transaction(&self) -> u64 {
+        let last = self.shared.transaction.fetch_add(1, Ordering::Relaxed);
+        last.wrapping_add(1)
     }
 
     /// What happened behind an event's number, and how many events are lost.
