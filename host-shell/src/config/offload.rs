@@ -22,6 +22,8 @@ use crate::mac::Mac;
 /// The first port of devices that are given by a pattern: 0 and 1 are what the uplink
 /// and the host usually have.
 const FIRST_PORT: u16 = 2;
+/// Ports that an appliance has room for: [`culvert_core::Appliance`]'s table.
+const PORTS: u16 = 4096;
 /// What a channel by TCP begins with.
 const TCP: &str = "tcp://";
 
@@ -353,8 +355,19 @@ impl RawNic {
 }
 
 impl Offload {
-    /// Checks that devices and ports are there once each.
+    /// Checks that devices and ports are there once each, and that an appliance can have
+    /// such ports.
     fn check_devices(&self, found: &mut Vec<String>) {
+        let too_high = |port: u16| {
+            (port >= PORTS).then(|| {
+                format!(
+                    "port {port} is too high; an appliance has the ports 0 to {}",
+                    PORTS - 1
+                )
+            })
+        };
+        let uplink = too_high(self.uplink.port);
+        found.extend(uplink.map(|problem| format!("uplink: {problem}")));
         let mut names = HashSet::new();
         let mut ports = HashSet::from([self.uplink.port]);
         let host = self.host.iter().map(|device| ("host", device));
@@ -362,6 +375,9 @@ impl Offload {
         for (key, PortDevice { name, port }) in host.chain(pool) {
             if let Some(problem) = ifname_problem(name) {
                 found.push(format!("{key}: {name:?} {problem}"));
+            }
+            if let Some(problem) = too_high(*port) {
+                found.push(format!("{key}: {name}: {problem}"));
             }
             if !names.insert(name) {
                 found.push(format!("{key}: the device {name} is there twice"));

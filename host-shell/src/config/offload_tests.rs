@@ -85,6 +85,17 @@ fn what_is_wrong_with_an_appliance_is_told_together() {
         ("cvlp{1..3}", "cvlp{1..3", "no range"),
         ("devices", "first_port = 65534\ndevices", "no port numbers"),
         ("unix:console.sock", "console.sock", "unix:/path"),
+        (
+            "devices",
+            "first_port = 4094\ndevices",
+            "devices: cvlp3: port 4096 is too high; an appliance has the ports 0 to 4095",
+        ),
+        ("{ address", "{ port = 4096, address", "uplink: port 4096"),
+        (
+            "devices",
+            "host = { device = \"node0\", port = 5000 }\ndevices",
+            "host: node0: port 5000",
+        ),
     ] {
         let said_now = wrong(format!("{OWN}{}", OFFLOAD.replacen(from, to, 1)));
         assert!(said_now.contains(said), "no `{said}` in {said_now}");
@@ -205,4 +216,11 @@ fn a_management_port_is_told_by_a_console() {
         let error = load_with_key(&own, key).unwrap_err().to_string();
         assert!(error.contains(said), "no `{said}` in {error}");
     }
+}
+
+#[test]
+fn ports_are_as_many_as_an_appliance_has() {
+    let own = format!("{OWN}{OFFLOAD}").replacen("devices", "first_port = 4093\ndevices", 1);
+    let offload = load(&own, &good()).unwrap().offload.unwrap();
+    assert_eq!(offload.devices.last().map(|device| device.port), Some(4095));
 }

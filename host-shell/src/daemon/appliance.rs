@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_core::channel::{Board, BoardAnswer, Description, Health, Nic, Operation, Owner};
+use culvert_core::{Reason, TableError};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
@@ -197,11 +198,13 @@ impl Daemon {
     async fn tell_cluster(&self, core: &Core, site: &Site) -> Result<(), StartError> {
         let operations = cluster::operations(site).map_err(start_error)?;
         match core.replace(Owner::Cluster, &operations).await {
-            Err(CoreError::Table { operation, error }) => {
+            Err(CoreError::Table { operation, error }) if is_of_another_configuration(&error) => {
                 tracing::warn!(
                     "the appliance has tables of another configuration, and refused {operation} beside them ({error}): they go first, and forwarding pauses"
                 );
             }
+            // Without its tables the appliance would refuse this as well: it forwards by
+            // those that it has, and is asked again.
             done => return done.map(drop).map_err(start_error),
         }
         for owner in [Owner::Attachment, Owner::Cluster] {
@@ -277,6 +280,16 @@ impl Daemon {
     }
 }
 
+/// Whether an entry that is there already was in the way, so that it helps to remove it.
+fn is_of_another_configuration(error: &TableError) -> bool {
+    matches!(
+        error,
+        TableError::OwnedBy { .. }
+            | TableError::Conflict { .. }
+            | TableError::Invalid(Reason::Immutable)
+    )
+}
+
 fn cut_off(pod: &Attachment, error: &CoreError) -> String {
     let container = &pod.key.container_id;
     format!("container {container} is cut off: {error}; delete and add it again")
@@ -331,3 +344,7 @@ async fn open(channel: &ChannelAddress) -> Result<Box<dyn Stream>, String> {
         }
     })
 }
+
+#[cfg(test)]
+#[path = "appliance_tests.rs"]
+mod tests;
