@@ -8,8 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_core::channel::{Board, BoardAnswer, Description, Health, Nic, Operation, Owner};
-use culvert_core::{Reason, TableError};
+use culvert_core::channel::{Board, BoardAnswer, Description, Health, Nic, Operation, Owner, Role};
+use culvert_core::{MacAddr, Reason, TableError};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
@@ -21,7 +21,8 @@ use super::{Daemon, StartError, cluster, start_error};
 use crate::api;
 use crate::appliance::key::Key;
 use crate::appliance::{manage, noise};
-use crate::config::{ChannelAddress, Offload};
+use crate::config::{ChannelAddress, Offload, Uplink};
+use crate::mac::Mac;
 use crate::state::{Attachment, Phase};
 use crate::sys::serial::Serial;
 
@@ -30,6 +31,8 @@ const OPENING: Duration = Duration::from_secs(3);
 /// How soon to try again, at first and at most.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
 
 impl Daemon {
     /// Looks after the channel to the appliance until the future is dropped.
@@ -101,7 +104,7 @@ impl Daemon {
         if welcome.previous_epoch != before {
             self.events.restarted();
         }
-        let told = self.tell_all(&core, offload).await;
+        let told = self.tell_all(&core).await;
         told.map_err(|error| {
             StartError(format!(
                 "the appliance could not be told its tables: {error}"
@@ -113,13 +116,21 @@ impl Daemon {
 
     /// Brings the appliance's tables to what configuration and database say. What is the
     /// same before and after is forwarded all the while.
-    async fn tell_all(&self, core: &Core, offload: &Offload) -> Result<(), StartError> {
+    async fn tell_all(&self, core: &Core) -> Result<(), StartError> {
         let _site_stays = self.changing.lock().await;
         let _attachments_stay = core.no_changes().await;
         let started = Instant::now();
         self.take_peer_ids(core).await?;
+        // It may be another one than when the channel was opened.
         let site = self.site();
-        self.set_roles(core, offload).await?;
+        let Some(offload) = &site.config.offload else {
+            return Ok(());
+        };
+        let too_small = self.uplink_problem(core, &offload.uplink).await;
+        if let Some(why) = too_small.map_err(start_error)? {
+            return Err(StartError(why));
+        }
+        self.set_roles(core, offload).await.map_err(start_error)?;
         self.set_management(core, offload).await?;
         self.tell_cluster(core, &site).await?;
         let pods = self.tell_pods(core, &site).await?;
@@ -145,21 +156,51 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells NICs what they are for. One that does not take it keeps nobody from the rest.
-    async fn set_roles(&self, core: &Core, offload: &Offload) -> Result<(), StartError> {
+    /// Why the appliance cannot send what the uplink is to carry.
+    ///
+    /// # Errors
+    /// [`CoreError`] when the appliance is not reached any more.
+    pub(super) async fn uplink_problem(
+        &self,
+        core: &Core,
+        uplink: &Uplink,
+    ) -> Result<Option<String>, CoreError> {
+        match core.board(Board::Describe).await {
+            Ok(BoardAnswer::Description(description)) => {
+                Ok(mtu_problem(uplink.mtu, description.largest_frame))
+            }
+            // A shell that does not tell it.
+            Ok(_) | Err(CoreError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives NICs the roles that they are to have, and those that the file does not name
+    /// what their MAC addresses tell. One that does not take it keeps nobody from the rest.
+    ///
+    /// # Errors
+    /// [`CoreError`] when the appliance is not reached any more.
+    pub(super) async fn set_roles(&self, core: &Core, offload: &Offload) -> Result<(), CoreError> {
+        let found = nics(core).await?;
+        let (vacate, wanted) = role_changes(&offload.nics, &found);
         let mut refused = Vec::new();
-        for (mac, role) in &offload.nics {
-            let role = *role;
-            let set = Board::SetRole {
-                mac: (*mac).into(),
-                role,
+        for (mac, role) in vacate
+            .into_iter()
+            .map(|mac| (mac, Role::Unused))
+            .chain(wanted)
+        {
+            let why = match core.board(Board::SetRole { mac, role }).await {
+                Ok(BoardAnswer::Done) => continue,
+                Ok(BoardAnswer::Refused(why)) => why.to_string(),
+                Ok(_) => "another answer".to_owned(),
+                Err(CoreError::Refused(error)) => error.to_string(),
+                Err(error) => return Err(error),
             };
-            match core.board(set).await {
-                Ok(BoardAnswer::Done) => {}
-                Ok(BoardAnswer::Refused(why)) => refused.push(format!("{mac} as {role}: {why}")),
-                Ok(_) => refused.push(format!("{mac} as {role}: another answer")),
-                Err(CoreError::Refused(error)) => refused.push(format!("{mac} as {role}: {error}")),
-                Err(error) => return Err(start_error(error)),
+            let mac = Mac::from(mac);
+            // As at the appliance's start, it is nothing when another has its role.
+            match offload.nics.iter().any(|(named, _)| *named == mac) {
+                true => refused.push(format!("{mac} as {role}: {why}")),
+                false => tracing::debug!("{mac} does not become {role}: {why}"),
             }
         }
         let problem = format!(
@@ -250,7 +291,12 @@ impl Daemon {
             state,
             description: self.description().await.map(describe),
             health: self.health().await.map(health),
-            nics: self.nics().await.iter().map(nic).collect(),
+            nics: nics(&self.core)
+                .await
+                .unwrap_or_default()
+                .iter()
+                .map(nic)
+                .collect(),
         })
     }
 
@@ -267,17 +313,46 @@ impl Daemon {
             _ => None,
         }
     }
+}
 
-    async fn nics(&self) -> Vec<Nic> {
-        let mut all: Vec<Nic> = Vec::new();
-        while let Ok(from) = u8::try_from(all.len()) {
-            match self.core.board(Board::Nics { from }).await {
-                Ok(BoardAnswer::Nics(page)) if !page.is_empty() => all.extend(page),
-                _ => break,
-            }
+/// All NICs; those of a shell that does not tell them are none.
+async fn nics(core: &Core) -> Result<Vec<Nic>, CoreError> {
+    let mut all: Vec<Nic> = Vec::new();
+    while let Ok(from) = u8::try_from(all.len()) {
+        match core.board(Board::Nics { from }).await {
+            Ok(BoardAnswer::Nics(page)) if !page.is_empty() => all.extend(page),
+            Ok(_) | Err(CoreError::Refused(_)) => break,
+            Err(error) => return Err(error),
         }
-        all
     }
+    Ok(all)
+}
+
+/// Which NICs are to become unused first, so that others can have their roles, and which
+/// roles to give then: the file's before those that MAC addresses tell.
+fn role_changes(file: &[(Mac, Role)], found: &[Nic]) -> (Vec<MacAddr>, Vec<(MacAddr, Role)>) {
+    let now = |mac: MacAddr| found.iter().find(|nic| nic.mac == mac).map(|nic| nic.role);
+    let named = file.iter().map(|(mac, role)| (MacAddr::from(*mac), *role));
+    let by_mac = found.iter().map(|nic| nic.mac);
+    let by_mac = by_mac.filter(|mac| !file.iter().any(|(named, _)| MacAddr::from(*named) == *mac));
+    let all = named.chain(by_mac.map(|mac| (mac, Role::of(mac))));
+    let changed: Vec<_> = all.filter(|(mac, role)| now(*mac) != Some(*role)).collect();
+    let occupied = |mac: &MacAddr| now(*mac).is_some_and(|role| role != Role::Unused);
+    let vacate = changed.iter().map(|(mac, _)| *mac).filter(occupied);
+    let vacate = vacate.collect();
+    let wanted = |(mac, role): &(MacAddr, Role)| *role != Role::Unused || !occupied(mac);
+    (vacate, changed.into_iter().filter(wanted).collect())
+}
+
+/// Why packets of `mtu` bytes do not fit an appliance with frames of up to `largest`
+/// bytes, Ethernet header included.
+fn mtu_problem(mtu: u32, largest: u16) -> Option<String> {
+    let room = u32::from(largest).saturating_sub(ETHERNET);
+    (mtu > room).then(|| {
+        format!(
+            "offload.uplink.mtu is {mtu}, and the appliance's frames have up to {largest} bytes; set it to at most {room}"
+        )
+    })
 }
 
 /// Whether an entry that is there already was in the way, so that it helps to remove it.

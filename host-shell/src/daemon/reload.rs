@@ -113,6 +113,12 @@ impl Daemon {
     /// by them, and go when it no longer does. The caller holds `changing`.
     async fn adopt(&self, now: &Site, new: Site) -> Result<(), StartError> {
         let operations = cluster::operations(&new).map_err(start_error)?;
+        if let Some(offload) = &new.config.offload {
+            let too_small = self.uplink_problem(&self.core, &offload.uplink).await;
+            if let Some(why) = self.core.or_later(too_small).map_err(start_error)? {
+                return Err(StartError(why));
+            }
+        }
         let mut changed = self.prepare_direct(&new).await;
         if changed.is_ok() {
             let replaced = self.core.replace(Owner::Cluster, &operations).await;
@@ -132,6 +138,11 @@ impl Daemon {
         drop(nodes);
         let new = Arc::new(new);
         *self.site.write().unwrap_or_else(|e| e.into_inner()) = Arc::clone(&new);
+        if let Some(offload) = &new.config.offload {
+            let set = self.set_roles(&self.core, offload).await;
+            let set = self.core.or_later(set);
+            self.set_problem("roles", set.err().map(|error| error.to_string()));
+        }
         let host = match device {
             Some(device) if pod_mtu != now.pod_mtu => self.netlink.set_mtu(&device, pod_mtu).await,
             _ => Ok(()),
