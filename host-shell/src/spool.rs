@@ -10,6 +10,9 @@
 //! plugin's second try gets through, or waits for a daemon that does not answer. Deletions can be
 //! repeated without harm as long as the attachment has not been added again: ADD carries out what
 //! waits for its own attachment first, so that an old file never meets a new attachment.
+//!
+//! A daemon that tells an appliance its tables asks for deletions to be tried again. The plugin
+//! spools those too, and the daemon reads the spool once more when the appliance has its tables.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

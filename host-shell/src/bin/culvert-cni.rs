@@ -63,8 +63,10 @@ fn run(version: &mut Version) -> Result<Option<Value>, CniError> {
     match (command, answer) {
         (Command::Add, Ok(result)) => Ok(Some(result)),
         (_, Ok(_)) => Ok(None),
+        (Command::Del, Err(error)) if may_wait(&error) => {
+            delete_later(&conf, &request, &error).map(|()| None)
+        }
         (_, Err(ClientError::Refused(error))) => Err(error),
-        (Command::Del, Err(error)) => delete_later(&conf, &request, &error).map(|()| None),
         (Command::Status, Err(error)) => Err(unreachable_daemon(code::NOT_AVAILABLE, &error)),
         (_, Err(error @ ClientError::TooLong(_))) => {
             Err(CniError::new(code::INVALID_CONFIG, error.to_string()))
@@ -135,8 +137,17 @@ fn ask(conf: &NetConf, request: &CniRequest, timeout: Duration) -> Result<Value,
     Client::connect(&conf.socket(), timeout)?.call(&Request::Cni(request.clone()))
 }
 
-/// Leaves the deletion to the daemon's next start. The order of the steps is explained in
-/// [`culvert_host::spool`].
+/// Whether a deletion that was answered like this is left in the spool: the daemon is not
+/// there, or has no time for it while it tells an appliance its tables.
+fn may_wait(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(error) => error.code == code::TRY_AGAIN,
+        _ => true,
+    }
+}
+
+/// Leaves the deletion to the daemon's next start, or to the end of what keeps it. The
+/// order of the steps is explained in [`culvert_host::spool`].
 fn delete_later(conf: &NetConf, request: &CniRequest, why: &ClientError) -> Result<(), CniError> {
     let _ = writeln!(
         io::stderr(),
@@ -155,7 +166,7 @@ fn delete_later(conf: &NetConf, request: &CniRequest, why: &ClientError) -> Resu
             let _ = spool::remove(&written);
             Ok(())
         }
-        Err(ClientError::Refused(error)) => {
+        Err(ClientError::Refused(error)) if error.code != code::TRY_AGAIN => {
             let _ = spool::remove(&written);
             Err(error)
         }

@@ -17,9 +17,9 @@ use super::site::Site;
 use crate::cni::{CniError, CniResult, Environment, Interface, IpConfig, NetConf, Route, code};
 use crate::state::{Attachment, HostFacts, Key, Reservation};
 
-/// How long an ADD waits for an appliance that is being told its tables. Together with
+/// How long an ADD or a DEL waits for an appliance that is being told its tables. Together with
 /// an appliance that falls silent after that it stays below five seconds.
-const TURN: Duration = Duration::from_secs(1);
+pub(super) const TURN: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Carries out an ADD.
@@ -172,7 +172,7 @@ fn no_mtu(why: String) -> CniError {
     CniError::new(code::TRY_AGAIN, message).with_details(details)
 }
 
-fn no_turn(_: Elapsed) -> CniError {
+pub(super) fn no_turn(_: Elapsed) -> CniError {
     let message = "the appliance has restarted or was not reached, and is being told its tables";
     CniError::new(code::TRY_AGAIN, message)
 }

@@ -55,7 +55,10 @@ impl Daemon {
                 sleep(wait).await;
                 wait = (wait * 2).min(LAST_WAIT);
                 match self.connect().await {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        self.carry_out_postponed().await;
+                        break;
+                    }
                     Err(error) => tracing::debug!("the appliance is not reached: {error}"),
                 }
             }

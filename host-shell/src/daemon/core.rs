@@ -14,7 +14,7 @@ use culvert_core::channel::{
 };
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::link::{Link, Stream};
 
@@ -61,6 +61,9 @@ pub(crate) enum CoreError {
     /// The core has lost its tables and the epoch.
     #[error("the packet core has restarted")]
     Restarted,
+    /// Somebody else has the core's ear for longer than this question waits.
+    #[error("the packet core is being told its tables, and that takes more than {} s", .0.as_secs())]
+    Busy(Duration),
     /// There is no channel at the moment.
     #[error("{0}")]
     Down(String),
@@ -352,9 +355,17 @@ impl Core {
     /// The core's state of things: epoch, capacities, use of the tables.
     ///
     /// # Errors
-    /// [`CoreError`]; [`CoreError::Restarted`] when its tables are gone.
+    /// [`CoreError`]; [`CoreError::Restarted`] when its tables are gone, and
+    /// [`CoreError::Busy`] while a sync goes on.
     pub(super) async fn welcome(&self) -> Result<Welcome, CoreError> {
-        let _alone = self.shared.conversation.lock().await;
+        // Whoever tells an appliance its tables has the conversation all the while.
+        self.ready()?;
+        let patience = match self.shared.kind {
+            Kind::Worker => PATIENCE,
+            Kind::Appliance(_) => PATIENCE_FOR_HELLO,
+        };
+        let alone = timeout(patience, self.shared.conversation.lock()).await;
+        let _alone = alone.map_err(|_| CoreError::Busy(patience))?;
         self.hello_again().await
     }
 
@@ -436,5 +447,22 @@ mod tests {
         // Who comes now learns it too.
         let error = core.board(Board::Health).await.unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
+    }
+    #[tokio::test]
+    async fn who_asks_how_things_are_does_not_wait_for_a_replay() {
+        let core = Core::of_appliance(1, "unix:/run/console.sock".to_owned());
+        let _replay = core.shared.conversation.lock().await;
+        *core.state() = (ChannelState::Replaying(Instant::now()), 1);
+        let began = Instant::now();
+        let error = core.welcome().await.unwrap_err();
+        assert!(matches!(error, CoreError::Down(_)), "{error:?}");
+        assert!(began.elapsed() < Duration::from_secs(1));
+        // A long sync later on is no broken channel.
+        core.open();
+        let error = core.welcome().await.unwrap_err();
+        assert!(matches!(error, CoreError::Busy(_)), "{error:?}");
+        assert!(began.elapsed() < Duration::from_secs(4));
+        assert!(core.or_later::<()>(Err(error)).is_err());
+        assert!(matches!(core.channel_state(), ChannelState::Connected));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use tokio::time::timeout;
+
 use super::pod::io_error;
 use super::{Daemon, add};
 use crate::cni::{CniError, Environment, NetConf};
@@ -36,6 +38,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// Carries out what plugins have left in the spool while an appliance was told its
+    /// tables.
+    pub(super) async fn carry_out_postponed(&self) {
+        let dir = spool::spool_dir(&self.site().config.state_dir);
+        let done = async {
+            let entries = tokio::task::spawn_blocking(move || spool::read(&dir)).await;
+            let entries = entries.map_err(io_error)?.map_err(io_error)?;
+            for request in entries.into_iter().filter_map(|entry| entry.request.ok()) {
+                let key = add::key(&request.environment);
+                // Under the lock it is read again: an ADD may have carried it out.
+                let _lock = self.locks.lock(&key).await;
+                self.carry_out_spooled(&key).await?;
+            }
+            Ok(())
+        };
+        let done: Result<(), CniError> = done.await;
+        self.set_problem("spool", done.err().map(|error| error.msg));
+    }
+
     async fn delete_locked(&self, key: &Key) -> Result<(), CniError> {
         let wanted = key.clone();
         let found = self.with_store(move |store| store.get(&wanted)).await?;
@@ -44,7 +65,9 @@ impl Daemon {
         };
         // An appliance that is not reached learns of it before it is told of any other
         // pod: so the lease can go now, and nobody has its address until then.
-        let _change = self.core.change().await;
+        // While one is told its tables the deletion waits, in the plugin's spool if need be.
+        let turn = timeout(add::TURN, self.core.change()).await;
+        let _change = turn.map_err(add::no_turn)?;
         self.dismantle(&attachment).await?;
         let wanted = key.clone();
         self.with_store(move |store| store.release(&wanted)).await?;

@@ -8,7 +8,7 @@ use culvert_core::{Capacities, Counter, PortId};
 use ipnet::IpNet;
 
 use super::pod::core_error;
-use super::{Daemon, cluster, underlay};
+use super::{CoreError, Daemon, cluster, underlay};
 use crate::api;
 use crate::cni::CniError;
 use crate::config::Node;
@@ -70,7 +70,7 @@ impl Daemon {
     }
 
     /// What the core is, and the number of its endpoints; `None` of an appliance that is
-    /// not reached, which is shown as a problem.
+    /// not reached and of a core that is busy, which is shown as a problem.
     async fn core_facts(&self) -> Result<Option<(Welcome, u32)>, CniError> {
         let facts = async {
             let welcome = self.core.welcome().await?;
@@ -81,7 +81,10 @@ impl Daemon {
             let endpoints = u32::try_from(endpoints.count()).unwrap_or(u32::MAX);
             Ok(Some((welcome, endpoints)))
         };
-        self.core.or_later(facts.await).map_err(core_error)
+        match facts.await {
+            Err(CoreError::Busy(_)) => Ok(None),
+            facts => self.core.or_later(facts).map_err(core_error),
+        }
     }
 
     /// The number of pods that are complete.
