@@ -126,9 +126,9 @@ impl Desk<'_> {
         Description {
             architecture: ARCHITECTURE.try_into().unwrap_or_default(),
             version: version.try_into().unwrap_or_default(),
-            nics: number(self.exit.nics.list().len()),
-            largest_frame: number(LARGEST_FRAME),
-            buffers: number(self.exit.pool.capacity()),
+            nics: u8::try_from(self.exit.nics.list().len()).unwrap_or(u8::MAX),
+            largest_frame: short(LARGEST_FRAME),
+            buffers: short(self.exit.pool.capacity()),
             management: self.powers.authentication.is_ok(),
         }
     }
@@ -136,7 +136,7 @@ impl Desk<'_> {
     fn health(&self) -> Health {
         Health {
             micros: self.now.micros(),
-            buffers_free: number(self.exit.pool.len()),
+            buffers_free: short(self.exit.pool.len()),
             unsent: self.exit.unsent,
             no_buffer: self.exit.no_buffer,
             stack: self.stack,
@@ -146,19 +146,7 @@ impl Desk<'_> {
     }
 }
 
-/// A number in a smaller type, or the largest of that.
-fn number<T: TryFrom<usize> + Bound>(number: usize) -> T {
-    T::try_from(number).unwrap_or(T::LARGEST)
-}
-
-trait Bound {
-    const LARGEST: Self;
-}
-
-impl Bound for u8 {
-    const LARGEST: u8 = u8::MAX;
-}
-
-impl Bound for u16 {
-    const LARGEST: u16 = u16::MAX;
+/// A number in 16 bits, or the largest.
+fn short(number: usize) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }

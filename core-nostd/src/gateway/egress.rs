@@ -29,8 +29,8 @@ impl Gateway<'_> {
     }
 
     /// The last stage of every frame that leaves by a raw port but those of the fast
-    /// path: writes its outer headers and its neighbor's MAC address. A frame whose neighbor is not known
-    /// yet is copied into the queue.
+    /// path: writes its outer headers and its neighbor's MAC address. A frame whose
+    /// neighbor is not known yet is copied into the queue.
     #[cold]
     #[inline(never)]
     pub(super) fn egress(&mut self, now: Instant, id: PortId, frame: &mut Frame<'_>) -> Fate {

@@ -26,7 +26,6 @@ mod image {
         };
         let machine = Machine::new(&mut pool);
         defmt::info!("ready, {=usize} buffers are free", pool.len());
-        #[cfg_attr(not(feature = "management-auth"), expect(unused_mut))]
         let mut appliance = Appliance::new(machine, tables.gateway(), pool);
         #[cfg(feature = "management-auth")]
         if let Some(room) = ROOM.take() {

@@ -3,8 +3,8 @@
 //! One host speaks at a time. Several may connect, and the last one that has shown the
 //! key is the one that speaks: a host that comes back after a crash is not kept out by
 //! its own dead connection. Strangers have five seconds, and the one who has been there
-//! longest makes room when all places are taken, so that nobody without the key keeps a
-//! host with it out, or ends its connection.
+//! longest makes room when all places are taken. Nobody without the key ends a host's
+//! connection; but a flood of strangers, one a millisecond, keeps new ones out.
 
 mod noise;
 mod record;
