@@ -1,9 +1,11 @@
 //! Routes come and go in a FIB so small that it is soon full; what it finds is what
 //! a scan of all routes finds.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use culvert_core::fib::{Address, FibStorage, Full, Prefix};
+use zerocopy::FromZeros;
 
 use crate::Reader;
 
@@ -42,18 +44,30 @@ impl Family for u128 {
     }
 }
 
+thread_local! {
+    // Made once: glibc before 2.38 leaves a hole behind an aligned allocation that the
+    // next one does not fit into when something small took a part of it, and a megabyte
+    // an input then adds up to the limit.
+    static PRESSED: RefCell<Box<Pressed>> = RefCell::new(zeroed());
+    static ROOMY: RefCell<Box<Roomy>> = RefCell::new(zeroed());
+}
+
+fn zeroed<T: FromZeros>() -> Box<T> {
+    T::new_box_zeroed().expect("memory")
+}
+
 /// Follows one history.
 pub fn run(data: &[u8]) {
     let mut reader = Reader::new(data);
     match reader.flag() {
-        false => {
-            let mut storage = <Pressed as zerocopy::FromZeros>::new_box_zeroed();
-            follow(storage.as_mut().expect("memory").fib(), &mut reader);
-        }
-        true => {
-            let mut storage = <Roomy as zerocopy::FromZeros>::new_box_zeroed();
-            follow(storage.as_mut().expect("memory").fib(), &mut reader);
-        }
+        false => PRESSED.with_borrow_mut(|storage| {
+            storage.zero();
+            follow(storage.as_mut().fib(), &mut reader);
+        }),
+        true => ROOMY.with_borrow_mut(|storage| {
+            storage.zero();
+            follow(storage.as_mut().fib(), &mut reader);
+        }),
     }
 }
 
