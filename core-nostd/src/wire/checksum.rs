@@ -8,36 +8,22 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(sum_native(bytes))))
 }
 
-/// Whether there is no vector code to be made: on bare x86-64, whose interrupts would
-/// have to save the registers.
-const SCALAR: bool = cfg!(all(target_arch = "x86_64", not(target_feature = "sse2")));
-
 /// As [`sum`], of words in the machine's byte order, in which it is as good (RFC 1071
 /// section 2 B); adding another may carry, for which there is [`add`].
 pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
-    // 2^16 ≡ 1 (mod 2^16 − 1): a 32-bit word counts as its two halves. Lanes of their
-    // own are what a compiler makes vector code of.
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut total = 0;
-    if SCALAR {
-        // An addition and its carry for each eight bytes.
-        let words = blocks.iter().flat_map(|block| block.as_chunks::<8>().0);
-        let sum = words.fold(0u128, |sum, word| {
-            sum + u128::from(u64::from_ne_bytes(*word))
-        });
-        let [low, high] = halves(sum);
-        total = add(low, high);
-    } else if !blocks.is_empty() {
-        let mut lanes = [0u64; 8];
-        for block in blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
+    // 2^16 ≡ 1 (mod 2^16 − 1): a 64-bit word counts as its four parts, and its carry
+    // as one. A chain of additions with carry has one for each word, and compilers make
+    // it of this also where they optimise for size, which loops in vectors need more for.
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let mut total = 0u64;
+    for block in blocks {
+        if let [a, b, c, d, e, f, g, h] = block.as_chunks::<8>().0 {
+            let sum = total.overflowing_add(u64::from_ne_bytes(*a));
+            let sum = add_word(add_word(add_word(sum, b), c), d);
+            let (sum, carry) = add_word(add_word(add_word(add_word(sum, e), f), g), h);
+            total = sum.wrapping_add(carry.into());
         }
-        total = lanes.iter().sum();
     }
-    // What is left is mostly all there is. 64-bit words count as their halves, too,
-    // and their carries go round.
     let (words, rest) = rest.as_chunks::<8>();
     for word in words {
         total = add(total, u64::from_ne_bytes(*word));
@@ -55,10 +41,13 @@ pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
     add(total, last.into())
 }
 
-/// The lower and the upper half.
-#[allow(clippy::cast_possible_truncation, reason = "halves are what is wanted")]
-fn halves(sum: u128) -> [u64; 2] {
-    [sum as u64, (sum >> 64) as u64]
+/// Adds a word and the carry of the addition before to a sum.
+#[inline(always)]
+fn add_word((sum, carry): (u64, bool), word: &[u8; 8]) -> (u64, bool) {
+    let (sum, first) = sum.overflowing_add(u64::from_ne_bytes(*word));
+    let (sum, second) = sum.overflowing_add(carry.into());
+    // Never both.
+    (sum, first | second)
 }
 
 /// Adds with the carry going round.
@@ -197,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_frame_does_not_overflow_a_lane() {
+    fn every_carry_of_the_largest_frame_is_counted() {
         let bytes = [0xff; 65_535];
         assert_eq!(fold(sum(&bytes)), fold(naive(&bytes)));
         assert_eq!(fold(sum(&bytes[1..])), 0xffff);
