@@ -2,74 +2,18 @@
 //! memory to its own addresses and enters long mode.
 
 use core::arch::global_asm;
-use core::ptr;
-
-/// A translation table's entry: a pointer, so that one table can be linked to another.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Entry(*const u8);
-
-/// A translation table.
-#[repr(C, align(4096))]
-struct Table([Entry; 512]);
-
-// SAFETY: only the MMU follows these pointers.
-unsafe impl Sync for Table {}
 
 /// Present and writable.
-const PRESENT: usize = 1 | 1 << 1;
+const PRESENT: u32 = 1 | 1 << 1;
 /// Not cached.
-const DEVICE: usize = 1 << 4;
+const DEVICE: u32 = 1 << 4;
 /// Accessed and dirty: the processor has nothing to write there.
-const USED: usize = 1 << 5 | 1 << 6;
+const USED: u32 = 1 << 5 | 1 << 6;
 /// At the second level: 2 MiB of memory.
-const LARGE: usize = 1 << 7;
+const LARGE: u32 = 1 << 7;
 
-const NOTHING: Entry = Entry(ptr::null());
-
-const fn table(table: &'static Table) -> Entry {
-    Entry(
-        (&raw const *table)
-            .cast::<u8>()
-            .wrapping_byte_add(PRESENT | 1 << 5),
-    )
-}
-
-const fn gigabyte(number: usize, attributes: usize) -> [Entry; 512] {
-    let mut entries = [NOTHING; 512];
-    let mut i = 0;
-    while i < 512 {
-        let address = (number << 30) + (i << 21);
-        entries[i] = Entry(ptr::without_provenance(
-            address | PRESENT | USED | LARGE | attributes,
-        ));
-        i += 1;
-    }
-    entries
-}
-
-static LEVEL4: Table = {
-    let mut entries = [NOTHING; 512];
-    entries[0] = table(&LEVEL3);
-    Table(entries)
-};
-
-/// The first GiB, of memory, and the fourth, of devices.
-static LEVEL3: Table = {
-    let mut entries = [NOTHING; 512];
-    entries[0] = table(&MEMORY);
-    entries[3] = table(&DEVICES);
-    Table(entries)
-};
-
-static MEMORY: Table = {
-    let mut entries = gigabyte(0, 0);
-    // Below the stack.
-    entries[0] = NOTHING;
-    Table(entries)
-};
-
-static DEVICES: Table = Table(gigabyte(3, DEVICE));
+/// Bytes of memory that an entry of the second level maps.
+const MAPPED: u32 = 1 << 21;
 
 global_asm!(
     // XEN_ELFNOTE_PHYS32_ENTRY: where PVH starts.
@@ -112,7 +56,30 @@ pvh_entry:
     mov [edi + 60], eax
     add edi, 64
     jmp 2b
-3:  mov eax, offset {level4}
+3:
+    "#,
+    // The translation tables: the first GiB, of memory, and the fourth, of devices. Made
+    // here, because an image would be 16 KiB larger with them. Entries are of 64 bits;
+    // the upper halves are zero.
+    r#"
+    mov dword ptr [level4], offset level3 + {table}
+    mov dword ptr [level3], offset memory + {table}
+    mov dword ptr [level3 + 3 * 8], offset devices + {table}
+    mov eax, {memory}
+    mov edx, (3 << 30) + {device}
+    xor ecx, ecx
+4:  mov [memory + ecx * 8], eax
+    mov [devices + ecx * 8], edx
+    add eax, {mapped}
+    add edx, {mapped}
+    inc ecx
+    cmp ecx, 512
+    jne 4b
+    "#,
+    // Nothing below the stack.
+    r#"
+    mov dword ptr [memory], 0
+    mov eax, offset level4
     mov cr3, eax
     "#,
     // Physical address extension.
@@ -162,8 +129,23 @@ boot_gdt:
 boot_gdt_pointer:
     .word 15
     .long boot_gdt
+
+    .section .bss.translation, "aw", @nobits
+    .balign 4096
+level4:
+    .skip 4096
+level3:
+    .skip 4096
+memory:
+    .skip 4096
+devices:
+    .skip 4096
+    .text
     "#,
-    level4 = sym LEVEL4,
+    table = const PRESENT | 1 << 5,
+    memory = const PRESENT | USED | LARGE,
+    device = const PRESENT | USED | LARGE | DEVICE,
+    mapped = const MAPPED,
     run = sym run,
 );
 
