@@ -23,6 +23,6 @@ fn main() {
     for script in scripts {
         println!("cargo::rustc-link-arg-bins=-T{script}");
     }
-    // Without it sections lie 64 KiB apart in the file.
-    println!("cargo::rustc-link-arg-bins=-zmax-page-size=4096");
+    // Without it segments lie 4 or 64 KiB apart in the file.
+    println!("cargo::rustc-link-arg-bins=-zmax-page-size=64");
 }
