@@ -95,7 +95,8 @@ impl<'a, B: Board> Appliance<'a, B> {
             exit, management, ..
         } = &mut self.plane;
         management.listen(&mut self.board, exit, began);
-        let (worked, asks) = self.converse(began);
+        let mut asks = Asks::new();
+        let worked = self.converse(began, &mut asks);
         let due = began >= self.next_tick;
         if due {
             self.next_tick = began.after(TICK);
@@ -108,10 +109,10 @@ impl<'a, B: Board> Appliance<'a, B> {
             self.plane.tick(&mut self.board, &mut self.gateway, now);
         }
         self.plane.exit.flush(&mut self.board);
-        for asked in asks {
+        for asked in &asks {
             if let Asked::End(how) = asked {
                 log!(info, "ending, as the host asked");
-                self.board.end(how);
+                self.board.end(*how);
             }
         }
         let spent = self.board.instructions().wrapping_sub(count);
@@ -120,9 +121,8 @@ impl<'a, B: Board> Appliance<'a, B> {
     }
 
     /// Answers one request of each conversation; returns whether there is anything to
-    /// do, and what is to be done beyond the answers.
-    fn converse(&mut self, now: Instant) -> (bool, Asks) {
-        let mut asks = Asks::default();
+    /// do. What is to be done beyond the answers is in `asks` then.
+    fn converse(&mut self, now: Instant, asks: &mut Asks) -> bool {
         let Plane {
             exit, management, ..
         } = &mut self.plane;
@@ -144,7 +144,7 @@ impl<'a, B: Board> Appliance<'a, B> {
         };
         let by_console = self.console.turn(&mut Console(&mut self.board), &mut serve);
         let by_management = management.converse(&mut serve);
-        for asked in &asks {
+        for asked in asks.iter() {
             match asked {
                 Asked::Configure(config) => management.configure(config),
                 Asked::SetKey(key) => management.set_key(*key),
@@ -152,7 +152,7 @@ impl<'a, B: Board> Appliance<'a, B> {
             }
         }
         let more = management.send(&mut self.board, exit, (now, by_management));
-        (by_console || more, asks)
+        by_console || more
     }
 }
 

@@ -60,6 +60,17 @@ impl<'t> Device<'t> {
         }
     }
 
+    /// Drops the frame that is next unless it is for the stack; returns whether it, if
+    /// there is one, is.
+    #[cfg(feature = "management-auth")]
+    pub(crate) fn sift(&mut self, mut is_wanted: impl FnMut(&[u8]) -> bool) -> bool {
+        let is_wanted = self.waiting.front().is_none_or(|f| is_wanted(f.bytes()));
+        if !is_wanted && let Some(frame) = self.waiting.pop_front() {
+            self.out.pool.give_frame(frame);
+        }
+        is_wanted
+    }
+
     /// The frames that were made.
     pub(crate) fn into_made(mut self) -> Vec<Frame<'static>, MADE> {
         self.give_back();

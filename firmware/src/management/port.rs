@@ -1,6 +1,7 @@
 //! The port: smoltcp over the management NIC's frames.
 
 use core::net::IpAddr;
+use core::time::Duration;
 
 use culvert_core::channel::{
     BoardRefusal, FrameEvent, KEY_LEN, MAX_ADDRESSES, Management as Config, Role,
@@ -21,6 +22,8 @@ use crate::{Board, Pool};
 
 /// Frames that the stack takes in in a turn.
 const BUDGET: usize = 8;
+/// When the stack is asked again that had no buffer to make a frame in.
+const WITHOUT_BUFFERS: Duration = Duration::from_millis(10);
 /// How often the sockets are asked in a turn for a frame each.
 const ROUNDS: usize = 2;
 
@@ -173,6 +176,12 @@ impl Management {
         let mut device = Device::new(&mut self.waiting, &mut exit.pool, &mut self.scratch);
         for _ in 0..BUDGET {
             let sockets = &mut self.sockets;
+            #[cfg(feature = "management-auth")]
+            if let Some(auth) = &mut self.auth
+                && !device.sift(|frame| auth.admits(sockets, frame, now))
+            {
+                continue;
+            }
             let result = self
                 .interface
                 .poll_ingress_single(stack_time(now), &mut device, sockets);
@@ -250,6 +259,11 @@ impl Management {
         }
         if conversed {
             self.due = Some(now);
+        }
+        if exit.pool.is_empty() {
+            // Nothing can be done before buffers come back, and what waits has some.
+            self.drop_all(exit);
+            self.due = Some(now.after(WITHOUT_BUFFERS));
         }
         !self.waiting.is_empty() || self.due.is_some_and(|due| due <= now)
     }

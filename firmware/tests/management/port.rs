@@ -134,3 +134,21 @@ fn without_randomness_there_is_no_key() {
     let handle = station.connect(V4.0, V4.1);
     assert!(!station.is_connected(&mut world, handle));
 }
+
+#[test]
+fn without_buffers_it_sleeps_and_goes_on_when_there_are_some() {
+    let (mut world, mut station) = open();
+    assert!(station.ping(&mut world, V4.0, b"1"));
+    let handle = station.connect(V4.0, V4.1);
+    assert!(station.is_connected(&mut world, handle));
+    // A neighbor's frame that waits, and a connection whose patience ends.
+    world.wires.borrow_mut().keep = true;
+    world.pass(1_000);
+    for _ in 0..6_000 {
+        // It comes to rest each time.
+        station.step(&mut world);
+    }
+    world.wires.borrow_mut().keep = false;
+    world.pass(1_000);
+    assert!(station.ping(&mut world, V4.0, b"2"));
+}

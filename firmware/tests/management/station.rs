@@ -17,7 +17,10 @@ const SOCKETS: usize = 64;
 pub(crate) struct Station {
     interface: Interface,
     pub(crate) sockets: SocketSet<'static>,
+    /// Milliseconds that a frame is on its way to the station.
+    pub(crate) delay: usize,
     wire: Wire,
+    on_the_way: VecDeque<Vec<Vec<u8>>>,
     next_port: u16,
 }
 
@@ -46,7 +49,9 @@ impl Station {
         Station {
             interface,
             sockets: SocketSet::new(storage.leak()),
+            delay: 0,
             wire,
+            on_the_way: VecDeque::new(),
             next_port: 1000,
         }
     }
@@ -58,7 +63,11 @@ impl Station {
         let sent = self.wire.sent.drain(..);
         world.wires.borrow_mut().to_nic[MANAGEMENT].extend(sent);
         world.pass(1_000);
-        self.wire.received.extend(world.sent());
+        self.on_the_way.push_back(world.sent());
+        while self.on_the_way.len() > self.delay {
+            let arrived = self.on_the_way.pop_front();
+            self.wire.received.extend(arrived.into_iter().flatten());
+        }
     }
 
     /// Passes time until something holds, or says that it does not within `millis`.

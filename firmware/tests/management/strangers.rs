@@ -6,7 +6,7 @@ use culvert_core::channel::{
 
 use crate::host::{Host, greet, record};
 use crate::station::Station;
-use crate::world::World;
+use crate::world::{MANAGEMENT, World};
 use crate::{KEY, V4, open};
 
 /// Connects and sends these bytes.
@@ -162,8 +162,6 @@ fn a_flood_keeps_nobody_out_who_has_the_key() {
         connected.push(crowd.connect(V4.0, V4.1));
         for _ in 0..3 {
             crowd.step(&mut world);
-            // Both are on one wire, and the frames for the other are of no use.
-            station.step(&mut world);
         }
     }
     let refused = world.health().refused;
@@ -216,4 +214,110 @@ fn forwarding_goes_on_under_a_flood_of_greetings() {
         panic!();
     };
     assert_eq!((health.unsent, health.no_buffer), (0, 0));
+}
+
+/// A wish to connect, from an address that nobody has.
+fn spoofed(number: u16) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    let mac = culvert_core::channel::Role::Management.mac().bytes();
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 9, high, low], mac)
+        .ipv4([198, 51, high, low], [192, 0, 2, 9], 64)
+        .tcp(1024 + number, V4.1, u32::from(number) * 7919, 1024)
+        .syn();
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).unwrap();
+    frame
+}
+
+#[test]
+fn connections_that_nobody_means_keep_no_host_out() {
+    let (mut world, mut station) = open();
+    let mut number = 0;
+    let mut flood = |world: &mut World| {
+        number += 1;
+        world.wires.borrow_mut().to_nic[MANAGEMENT].push_back(spoofed(number));
+    };
+    // An answer takes so many milliseconds more than one.
+    for delay in [0, 10, 40] {
+        for _ in 0..100 {
+            flood(&mut world);
+            station.step(&mut world);
+        }
+        let began = world.now();
+        let (mut handshake, greeting) = greet(&KEY);
+        let handle = station.connect(V4.0, V4.1);
+        station.delay = delay;
+        let mut said = 0;
+        let mut is_heard = false;
+        for _ in 0..3_000 {
+            flood(&mut world);
+            station.step(&mut world);
+            let socket = station.socket(handle);
+            assert!(socket.is_open(), "delay {delay}");
+            if said == 0 && socket.may_send() {
+                socket.send_slice(&record(&greeting)).unwrap();
+                said = 1;
+            }
+            let mut answer = [0; 50];
+            if said == 1 && socket.recv_queue() >= 50 {
+                socket.recv_slice(&mut answer).unwrap();
+                handshake.read_message(&answer[2..], &mut []).unwrap();
+                said = 2;
+                // The first message that shows the key: a ping.
+                let mut noise = std::mem::replace(&mut handshake, greet(&KEY).0)
+                    .into_transport_mode()
+                    .unwrap();
+                let mut message = [0; 200];
+                let ping = crate::world::framed(1, &Request::Ping);
+                let len = noise.write_message(&ping, &mut message).unwrap();
+                socket.send_slice(&record(&message[..len])).unwrap();
+            } else if said == 2 && socket.recv_queue() > 0 {
+                is_heard = true;
+                break;
+            }
+        }
+        let took = (world.now() - began) / 1_000;
+        assert!(is_heard, "delay {delay}: got to {said}");
+        assert!(took < 2_000, "delay {delay}: {took} ms");
+        station.delay = 0;
+        station.socket(handle).abort();
+        station.step(&mut world);
+        station.sockets.remove(handle);
+    }
+}
+
+#[test]
+fn wrong_greetings_use_up_no_randomness() {
+    let (mut world, mut station) = open();
+    // What the first one has drawn stays for a right one.
+    let wrong = |world: &mut World, station: &mut Station| {
+        let handle = send(world, station, &record(&[7; 48]));
+        assert!(station.is_ended(world, handle, 100));
+        let random = world.wires.borrow().random;
+        station.sockets.remove(handle);
+        random
+    };
+    let before = wrong(&mut world, &mut station);
+    for _ in 0..20 {
+        assert_eq!(wrong(&mut world, &mut station), before);
+    }
+    still_serves(&mut world, &mut station);
+    // The host had that, and another one is drawn.
+    assert_ne!(wrong(&mut world, &mut station), before);
+    // A source that fails is not asked over and over.
+    still_serves(&mut world, &mut station);
+    world.wires.borrow_mut().random = None;
+    let asked = world.wires.borrow().asked;
+    for _ in 0..20 {
+        let handle = send(&mut world, &mut station, &record(&[7; 48]));
+        station.is_ended(&mut world, handle, 100);
+        station.socket(handle).abort();
+        station.step(&mut world);
+        station.sockets.remove(handle);
+    }
+    let asked = world.wires.borrow().asked - asked;
+    assert!(asked <= 1, "{asked} times");
+    world.wires.borrow_mut().random = Some(9);
+    station.until(&mut world, 10_000, |_| false);
+    still_serves(&mut world, &mut station);
 }

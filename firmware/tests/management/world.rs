@@ -32,8 +32,14 @@ pub(crate) struct Wires {
     pub(crate) micros: u64,
     /// What the next random bytes are made of; `None` where there is no source.
     pub(crate) random: Option<u64>,
+    /// How often random bytes were asked for.
+    pub(crate) asked: usize,
     /// Frames that were lost because the pool was empty.
     pub(crate) no_buffer: usize,
+    /// Buffers that the NICs keep, whatever the pool has left.
+    pub(crate) kept: Vec<Buffer>,
+    /// Whether the last NIC takes all there are, behind the others' turns.
+    pub(crate) keep: bool,
 }
 
 pub(crate) struct Desk {
@@ -78,6 +84,14 @@ impl Board for Desk {
     fn receive(&mut self, nic: usize, pool: &mut Pool, batch: &mut Batch) {
         let _outside = Side::enter(false);
         let mut wires = self.wires.borrow_mut();
+        while wires.keep
+            && let Some(buffer) = pool.take()
+        {
+            wires.kept.push(buffer);
+        }
+        if !wires.keep {
+            wires.kept.drain(..).for_each(|buffer| pool.give(buffer));
+        }
         while !batch.is_full() {
             let Some(bytes) = wires.to_nic[nic].pop_front() else {
                 return;
@@ -132,6 +146,7 @@ impl Board for Desk {
 
     fn random(&mut self, bytes: &mut [u8]) -> bool {
         let mut wires = self.wires.borrow_mut();
+        wires.asked += 1;
         let Some(state) = &mut wires.random else {
             return false;
         };

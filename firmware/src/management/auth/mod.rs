@@ -2,10 +2,13 @@
 //!
 //! One host speaks at a time. Several may connect, and the last one that has shown the
 //! key is the one that speaks: a host that comes back after a crash is not kept out by
-//! its own dead connection. Strangers have five seconds, and the one who has been there
-//! longest makes room when all places are taken. Nobody without the key ends a host's
-//! connection; but a flood of strangers, one a millisecond, keeps new ones out.
+//! its own dead connection. Strangers have five seconds, and when all places are taken
+//! one of those makes room who have come least far, the one who has been there longest.
+//! Who only says that he wants to connect, perhaps with another's address, has come
+//! nowhere; while several do, one must say so twice ([`knocks`]). Nobody without the key
+//! ends a host's connection.
 
+mod knocks;
 mod noise;
 mod record;
 
@@ -17,6 +20,7 @@ use culvert_core::channel::{FrameEvent, KEY_LEN};
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State as TcpState};
 
+use self::knocks::Knocks;
 use self::noise::{EPHEMERAL_LEN, Noise, Refused};
 use self::record::{Opened, Sealed, Wire};
 use crate::control::Conversation;
@@ -38,6 +42,11 @@ const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(20);
 /// Between two greetings that were right. The answer to one takes two multiplications on
 /// a curve, for which frames wait, and somebody who has heard one can say it again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// For how long a source of randomness that has given none is let alone: everything
+/// waits while it is asked.
+const PAUSE_WITHOUT_RANDOMNESS: Duration = Duration::from_secs(10);
+/// Strangers who may be about to connect before others have to say so twice.
+const CROWD: usize = 2;
 
 /// What the TCP port's connections and their conversation take, for a static.
 pub struct Room {
@@ -46,6 +55,7 @@ pub struct Room {
     sockets: heapless::Vec<SocketStorage<'static>, PLACES>,
     received: [[u8; BUFFER]; PLACES],
     sending: [[u8; BUFFER]; PLACES],
+    knocks: Knocks,
     talk: Talk,
 }
 
@@ -66,6 +76,7 @@ impl Room {
             sockets: heapless::Vec::new(),
             received: [[0; BUFFER]; PLACES],
             sending: [[0; BUFFER]; PLACES],
+            knocks: Knocks::new(),
             talk: Talk {
                 conversation: Conversation::new(),
                 opened: Opened::new(),
@@ -86,10 +97,13 @@ impl Default for Room {
 pub(super) struct Auth {
     places: heapless::Vec<Place, PLACES>,
     talk: &'static mut Talk,
+    knocks: &'static mut Knocks,
     key: Option<[u8; KEY_LEN]>,
     /// The TCP port; 0 is none.
     port: u16,
     refused: u32,
+    /// Randomness for the next right greeting: wrong ones use none up.
+    ephemeral: Option<[u8; EPHEMERAL_LEN]>,
     /// Before this time no greeting is answered.
     pause: Instant,
 }
@@ -132,9 +146,11 @@ impl Auth {
         let auth = Auth {
             places,
             talk: &mut room.talk,
+            knocks: &mut room.knocks,
             key: None,
             port: 0,
             refused: 0,
+            ephemeral: None,
             pause: Instant::ZERO,
         };
         (auth, sockets)
@@ -191,6 +207,22 @@ impl Auth {
         }
     }
 
+    /// Whether a frame that has come in is for the stack: while several strangers are
+    /// about to connect, a wish to connect is not before it comes again.
+    pub(super) fn admits(
+        &mut self,
+        sockets: &SocketSet<'static>,
+        frame: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Some(port) = self.port() else {
+            return true;
+        };
+        let knocking =
+            |place: &&Place| sockets.get::<Socket>(place.handle).state() == TcpState::SynReceived;
+        self.places.iter().filter(knocking).count() < CROWD || self.knocks.admits(frame, port, now)
+    }
+
     /// Looks who has connected, after each frame: there must be a socket that listens
     /// when the next comes in.
     pub(super) fn notice(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
@@ -198,7 +230,8 @@ impl Auth {
             return;
         };
         let mut listens = false;
-        for place in &mut self.places {
+        let mut newest = None;
+        for (index, place) in self.places.iter_mut().enumerate() {
             let socket = sockets.get_mut::<Socket>(place.handle);
             listens |= socket.is_listening();
             if matches!(place.who, Who::Nobody) && socket.state() == TcpState::SynReceived {
@@ -207,22 +240,30 @@ impl Auth {
                     connected: false,
                     noise: None,
                 };
+                newest = Some(index);
             }
         }
         if listens {
             return;
         }
-        let longest = |place: &&mut Place| match place.who {
+        // How far somebody has come, and since when he is there.
+        let standing = |(index, place): &(usize, &mut Place)| match &place.who {
+            // Or nobody new would ever be heard.
+            _ if newest == Some(*index) => None,
             // It has been told to end, and need not be waited for.
-            Who::Nobody => Some(Instant::ZERO),
-            Who::Stranger { since, .. } => Some(since),
+            Who::Nobody => Some((0, Instant::ZERO)),
+            Who::Stranger { since, noise, .. } => {
+                let is_connected = sockets.get::<Socket>(place.handle).may_send();
+                Some((
+                    1 + u8::from(is_connected) + u8::from(noise.is_some()),
+                    *since,
+                ))
+            }
             Who::Host(_) => None,
         };
-        let strangers = self
-            .places
-            .iter_mut()
-            .filter(|place| longest(place).is_some());
-        if let Some(place) = strangers.min_by_key(longest) {
+        let strangers = self.places.iter_mut().enumerate();
+        let strangers = strangers.filter(|place| standing(place).is_some());
+        if let Some((_, place)) = strangers.min_by_key(standing) {
             place.refuse(sockets, &mut self.refused);
             listen(sockets.get_mut(place.handle), port);
         }
@@ -260,7 +301,14 @@ impl Auth {
                     let Some(greeting) = greeting else {
                         return Ok(false);
                     };
-                    *noise = Some(welcome(socket, &key, &greeting, random)?);
+                    if self.ephemeral.is_none() {
+                        self.ephemeral = draw(random);
+                    }
+                    if self.ephemeral.is_none() {
+                        log!(warn, "no randomness: nobody can be authenticated");
+                        self.pause = now.after(PAUSE_WITHOUT_RANDOMNESS);
+                    }
+                    *noise = Some(welcome(socket, &key, &greeting, &mut self.ephemeral)?);
                     self.pause = now.after(PAUSE);
                     Ok(false)
                 }),
@@ -372,8 +420,15 @@ impl Place {
             connected: true, ..
         } = self.who
         {
-            log!(warn, "refused a connection to the management port");
             *refused = refused.saturating_add(1);
+            // Fewer words the more there are: strangers do not fill the log.
+            if refused.is_power_of_two() {
+                log!(
+                    warn,
+                    "{} connections to the management port were refused",
+                    *refused
+                );
+            }
         }
         self.who = Who::Nobody;
     }
@@ -407,18 +462,19 @@ fn greeting(socket: &mut Socket<'static>) -> Result<Option<[u8; GREETING_LEN]>, 
     }
 }
 
-/// Answers a greeting.
+/// Randomness for one connection, where there is any.
+fn draw(random: &mut dyn FnMut(&mut [u8]) -> bool) -> Option<[u8; EPHEMERAL_LEN]> {
+    let mut ephemeral = [0; EPHEMERAL_LEN];
+    random(&mut ephemeral).then_some(ephemeral)
+}
+
+/// Answers a greeting; a right one takes the randomness.
 fn welcome(
     socket: &mut Socket<'static>,
     key: &[u8; KEY_LEN],
     greeting: &[u8; GREETING_LEN],
-    random: &mut dyn FnMut(&mut [u8]) -> bool,
+    ephemeral: &mut Option<[u8; EPHEMERAL_LEN]>,
 ) -> Result<Noise, Refused> {
-    let mut ephemeral = [0; EPHEMERAL_LEN];
-    if !random(&mut ephemeral) {
-        log!(warn, "no randomness: nobody can be authenticated");
-        return Err(Refused);
-    }
     let (noise, answer) = Noise::answer(key, PROLOGUE, ephemeral, greeting)?;
     record::put(socket, &answer)?;
     Ok(noise)

@@ -27,19 +27,22 @@ impl Noise {
     /// Answers a handshake's first message. Whoever sent it has the key, or a copy of
     /// a message of someone who has.
     ///
-    /// `ephemeral` is randomness that is used for nothing else.
+    /// `ephemeral` is randomness that is used for nothing else. It is gone when the
+    /// message was right; no other one has made use of it.
     #[inline(never)]
     pub(super) fn answer(
         key: &[u8; KEY_LEN],
         prologue: &[u8],
-        ephemeral: [u8; EPHEMERAL_LEN],
+        ephemeral: &mut Option<[u8; EPHEMERAL_LEN]>,
         greeting: &[u8],
     ) -> Result<(Self, [u8; GREETING_LEN]), Refused> {
-        let answered = || {
-            let mut handshake = responder(key, prologue, ephemeral)?;
+        let mut answered = || {
+            let randomness = ephemeral.ok_or(Error::Rng)?;
+            let mut handshake = responder(key, prologue, randomness)?;
             let mut answer = [0; GREETING_LEN];
             // Neither message has a payload.
             handshake.read_message(greeting, &mut [])?;
+            *ephemeral = None;
             handshake.write_message(&[], &mut answer)?;
             Ok((Noise(handshake.into_transport_mode()?), answer))
         };
