@@ -143,6 +143,8 @@ fn without_buffers_it_sleeps_and_goes_on_when_there_are_some() {
     assert!(station.is_connected(&mut world, handle));
     // A neighbor's frame that waits, and a connection whose patience ends.
     world.wires.borrow_mut().keep = true;
+    let frame = crate::world::pod_frame();
+    world.wires.borrow_mut().to_nic[MANAGEMENT].push_back(frame);
     world.pass(1_000);
     for _ in 0..6_000 {
         // It comes to rest each time.
