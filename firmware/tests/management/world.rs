@@ -85,6 +85,7 @@ impl Board for Desk {
         let _outside = Side::enter(false);
         let mut wires = self.wires.borrow_mut();
         while wires.keep
+            && nic == ROLES.len() - 1
             && let Some(buffer) = pool.take()
         {
             wires.kept.push(buffer);
