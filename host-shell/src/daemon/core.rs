@@ -226,6 +226,11 @@ impl Core {
         }
     }
 
+    /// Lets go of a stream that is of no use any more: a serial line has one owner.
+    pub(super) async fn let_go(&self) {
+        self.shared.link.lock().await.detach();
+    }
+
     /// Gives the channel up until the next [`Core::reconnect`], and says why.
     pub(super) async fn close(&self, why: String) {
         self.shared.link.lock().await.detach();
@@ -374,10 +379,24 @@ impl Core {
         if welcome.previous_epoch == self.state().1 {
             return Ok(welcome);
         }
-        if self.is_appliance() {
-            self.close(CoreError::Restarted.to_string()).await;
-        }
         Err(CoreError::Restarted)
+    }
+
+    /// Whether an answer to another Hello than the channel's first says that the core has
+    /// restarted: it has the epoch again then, and would answer as if it had its tables.
+    fn has_restarted(&self, answer: &Response) -> bool {
+        let mut state = self.state();
+        let known = match state.0 {
+            ChannelState::Down { .. } => None,
+            ChannelState::Connected | ChannelState::Replaying(_) => Some(state.1),
+        };
+        let restarted = matches!((answer, known), (Response::Hello(welcome), Some(known))
+            if welcome.previous_epoch != known);
+        if restarted {
+            // At the next Hello it will seem to be the life that was known before.
+            state.1 = 0;
+        }
+        restarted
     }
 
     async fn say_hello(&self) -> Result<Welcome, CoreError> {
@@ -408,6 +427,9 @@ impl Core {
         self.ready()?;
         let answer = link.ask(&request, (deadline, patience)).await;
         let error = match answer {
+            Ok(answer) if self.is_appliance() && self.has_restarted(&answer) => {
+                CoreError::Restarted
+            }
             Ok(answer) => return Ok(answer),
             Err(CoreError::Refused(Error::NoEpoch)) => CoreError::Restarted,
             Err(error) => self.named(error),
@@ -424,6 +446,8 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use culvert_core::channel::{Operation, Owner};
+
     use super::super::pod::core_error;
     use super::*;
     use crate::cni::code;
@@ -448,6 +472,59 @@ mod tests {
         let error = core.board(Board::Health).await.unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
+
+    /// Answers as an appliance does that loses its tables before the third question.
+    fn restarting(far: StdStream) -> std::thread::JoinHandle<()> {
+        use culvert_core::channel::{FrameDecoder, MAX_FRAME, serve};
+        use std::io::{Read, Write};
+
+        std::thread::spawn(move || {
+            let mut far = far;
+            let mut lives: [_; 2] = std::array::from_fn(|_| Box::new(culvert_core::Tiny::new()));
+            let mut decoder = FrameDecoder::new();
+            let (mut asked, mut bytes, mut out) = (0, [0; 4096], vec![0; MAX_FRAME]);
+            while let Ok(len @ 1..) = far.read(&mut bytes) {
+                let mut answers = Vec::new();
+                decoder.feed(&bytes[..len], |event| {
+                    asked += 1;
+                    let mut gateway = lives[usize::from(asked > 2)].gateway();
+                    let len = serve(&mut gateway, &event, &mut out);
+                    answers.extend_from_slice(&out[..len]);
+                });
+                if far.write_all(&answers).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    #[tokio::test]
+    async fn a_restart_that_another_hello_notices_is_one() {
+        let core = Core::of_appliance(7, "unix:/run/console.sock".to_owned());
+        let (near, far) = StdStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let appliance = restarting(far);
+        let near = UnixStream::from_std(near).unwrap();
+        let (welcome, _) = core.reconnect(Box::new(near)).await.unwrap();
+        core.open();
+        assert_eq!((welcome.previous_epoch, core.epoch()), (0, 7));
+        assert_eq!(core.welcome().await.unwrap().previous_epoch, 7);
+        let port = Operation::RemovePort(culvert_core::PortId(1));
+        let operations = [port];
+        // Whoever asks behind that Hello learns it as well, and is not refused something.
+        let (noticed, change) =
+            tokio::join!(core.welcome(), core.apply(Owner::Attachment, &operations));
+        let noticed = noticed.unwrap_err();
+        assert!(matches!(noticed, CoreError::Restarted), "{noticed:?}");
+        let told = core_error(change.unwrap_err());
+        assert_eq!(told.code, code::TRY_AGAIN);
+        assert!(told.msg.contains("restarted"), "{told}");
+        // The channel is opened anew, and then it is another life than before.
+        core.broken().await;
+        assert_ne!(core.epoch(), 7);
+        appliance.join().unwrap();
+    }
+
     #[tokio::test]
     async fn who_asks_how_things_are_does_not_wait_for_a_replay() {
         let core = Core::of_appliance(1, "unix:/run/console.sock".to_owned());
