@@ -2,7 +2,8 @@
 
 use culvert_core::Instant;
 use culvert_core::channel::{
-    Board as Request, BoardAnswer, Description, Health, KEY_LEN, Management as Config, SMALL_PAGE,
+    Board as Request, BoardAnswer, BoardRefusal, Description, Health, KEY_LEN,
+    Management as Config, SMALL_PAGE,
 };
 use heapless::Vec;
 
@@ -24,6 +25,9 @@ const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
 } else {
     "unknown"
 };
+
+/// Whether the host can hold the core's clock: in images for tests, and off them.
+const CAN_HOLD_CLOCK: bool = cfg!(any(feature = "held-clock", not(target_os = "none")));
 
 /// The core's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,11 +99,14 @@ impl Desk<'_> {
             },
             Request::SetKey { key } => match self.powers.authentication {
                 Ok(()) => {
-                    then = Some(Asked::SetKey(*key));
+                    then = Some(Asked::SetKey(key.map(|key| key.0)));
                     BoardAnswer::Done
                 }
                 Err(refusal) => BoardAnswer::Refused(refusal),
             },
+            Request::HoldClock { .. } if !CAN_HOLD_CLOCK => {
+                BoardAnswer::Refused(BoardRefusal::ClockRuns)
+            }
             Request::HoldClock { micros, tick } => {
                 if *self.clock == Clock::Running {
                     log!(warn, "the clock is held, for a test, until the next start");

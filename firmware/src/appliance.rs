@@ -85,11 +85,12 @@ impl<'a, B: Board> Appliance<'a, B> {
     pub fn turn(&mut self) -> bool {
         let (began, count) = (self.board.now(), self.board.instructions());
         let now = self.clock.at(began);
-        let mut frames = 0;
+        let (mut came, mut frames) = (false, 0);
         for nic in 0..self.plane.exit.nics.list().len() {
-            frames += self
-                .plane
-                .forward(&mut self.board, &mut self.gateway, (now, nic));
+            let plane = &mut self.plane;
+            let (any, forwarded) = plane.forward(&mut self.board, &mut self.gateway, (now, nic));
+            came |= any;
+            frames += forwarded;
         }
         let Plane {
             exit, management, ..
@@ -117,7 +118,7 @@ impl<'a, B: Board> Appliance<'a, B> {
         }
         let spent = self.board.instructions().wrapping_sub(count);
         self.watch.turn((began, self.board.now()), (frames, spent));
-        worked || tick || frames > 0
+        worked || tick || came
     }
 
     /// Answers one request of each conversation; returns whether there is anything to

@@ -18,7 +18,9 @@ pub trait Board {
 
     /// Appends to the batch what a NIC has received, oldest first, until the batch is
     /// full or nothing waits, and gives the NIC other buffers from the pool. Each frame
-    /// has at least [`Frame::HEADROOM`] free bytes in front of it.
+    /// has at least [`Frame::HEADROOM`] free bytes in front of it. Of one that is longer
+    /// than [`crate::LARGEST_FRAME`] any part that is longer too will do: it is counted,
+    /// and goes no further.
     fn receive(&mut self, nic: usize, pool: &mut Pool, batch: &mut Batch);
 
     /// Puts a frame into a NIC's send queue and tells whether there was room; its buffer

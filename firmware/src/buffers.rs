@@ -3,6 +3,8 @@
 use culvert_core::{Frame, Packet};
 use heapless::{Vec, VecView};
 
+use crate::MAX_NICS;
+
 /// A buffer for one frame, its headroom included.
 pub type Buffer = &'static mut [u8];
 
@@ -55,5 +57,33 @@ impl Pool {
     /// Whether all are in use.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty()
+    }
+}
+
+/// How many of a pool's buffers each of so many NICs may have: to receive into, and in
+/// its send queue. An eighth stays for what is on its way, whatever NICs do not send; a
+/// send queue has room for a batch, where there are 128 buffers for each NIC.
+pub const fn shares(buffers: usize, nics: usize) -> (usize, usize) {
+    let nics = match nics {
+        0 => 1,
+        1..=MAX_NICS => nics,
+        _ => MAX_NICS,
+    };
+    (buffers / 8 * 3 / nics, buffers / 2 / nics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::BUFFERS;
+
+    #[test]
+    fn nics_that_send_nothing_leave_some_for_the_others() {
+        for nics in 1..=MAX_NICS {
+            let (receive, send) = shares(BUFFERS, nics);
+            assert!(nics * (receive + send) <= BUFFERS - BUFFERS / 8);
+            assert!(send >= BATCH, "{nics}");
+            assert!(receive >= BATCH / 2, "{nics}");
+        }
     }
 }

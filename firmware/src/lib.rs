@@ -36,7 +36,7 @@ mod watch;
 
 pub use appliance::Appliance;
 pub use board::{Board, End};
-pub use buffers::{BATCH, Batch, Buffer, Pool};
+pub use buffers::{BATCH, Batch, Buffer, Pool, shares};
 #[cfg(feature = "management-auth")]
 pub use management::{HEAP, Room};
 pub use nics::MAX_PORTS;

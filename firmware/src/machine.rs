@@ -11,8 +11,7 @@ use crate::virtio::console::Console;
 use crate::virtio::device::{Device, DeviceError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::nic::Nic;
-use crate::{Batch, Pool};
-use crate::{Board, End};
+use crate::{Batch, Board, End, Pool, shares};
 
 /// A machine's devices.
 pub struct Machine {
@@ -27,8 +26,8 @@ pub struct Machine {
 const STACK_LOOKS: u64 = 1_000_000;
 
 impl Machine {
-    /// Finds the devices and lets them work. At most half of the pool's buffers wait in
-    /// receive queues.
+    /// Finds the devices and lets them work; [`shares`] says how many of the pool's
+    /// buffers each may have.
     pub fn new(pool: &mut Pool) -> Self {
         let mut machine = Machine {
             nics: Vec::new(),
@@ -47,9 +46,9 @@ impl Machine {
             }
         }
         // Only now is it known how many share the pool.
-        let buffers = pool.len() / 2 / machine.nics.len().max(1);
+        let shares = shares(pool.len(), machine.nics.len());
         for nic in &mut machine.nics {
-            nic.start(buffers, pool);
+            nic.start(shares, pool);
         }
         machine
     }
@@ -78,8 +77,10 @@ impl Machine {
     /// Asks all devices for interrupts; whether something waits already.
     fn arm(&mut self) -> bool {
         let mut waits = false;
+        // The buffers that one wants may be where another sends.
+        let are_short = self.nics.iter().any(Nic::is_short);
         for nic in &mut self.nics {
-            waits |= nic.arm();
+            waits |= nic.arm(are_short);
         }
         if let Some(console) = &mut self.console {
             waits |= console.arm();
@@ -121,6 +122,9 @@ impl Board for Machine {
         if receiver.is_short() && pool.is_empty() {
             // Perhaps buffers wait to be taken back from where nobody sends any more.
             self.nics.iter_mut().for_each(|nic| nic.reap(pool));
+            if let Some(receiver) = self.nics.get_mut(nic) {
+                receiver.refill(pool);
+            }
         }
     }
 

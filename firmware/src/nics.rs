@@ -42,6 +42,7 @@ impl Nics {
             role: Role::Unused,
             rx_frames: 0,
             rx_unclaimed: 0,
+            rx_too_long: 0,
             tx_frames: 0,
             tx_full: 0,
         });

@@ -7,7 +7,7 @@ use heapless::Vec;
 use crate::management::Management;
 use crate::nics::{Nics, Way};
 use crate::trunk;
-use crate::{BATCH, Batch, Board, Pool};
+use crate::{BATCH, Batch, Board, LARGEST_FRAME, Pool};
 
 /// Spare frames at most for what the core makes of one batch: ICMP errors, fragments,
 /// copies, questions to neighbors. They take a quarter of a small pool.
@@ -29,7 +29,7 @@ pub(crate) struct Exit {
     pub(crate) pool: Pool,
     /// NICs that have got frames to send, a bit each.
     touched: u32,
-    /// Frames whose port has no NIC.
+    /// Frames whose port has no NIC, or which no tag fits in front of.
     pub(crate) unsent: u64,
     /// Frames that the core made, for which there was no buffer.
     pub(crate) no_buffer: u64,
@@ -54,21 +54,23 @@ impl Plane {
         }
     }
 
-    /// Takes a batch of a NIC's frames through the core; returns how many.
+    /// Takes a batch of a NIC's frames through the core; returns whether there were any,
+    /// and how many of them the core got.
     pub(crate) fn forward<B: Board>(
         &mut self,
         board: &mut B,
         gateway: &mut Gateway<'_>,
         (now, nic): (Instant, usize),
-    ) -> u64 {
+    ) -> (bool, u64) {
         board.receive(nic, &mut self.exit.pool, &mut self.batch);
         if self.batch.is_empty() {
-            return 0;
+            return (false, 0);
         }
-        let frames = count(self.batch.len());
         if let Some(nic) = self.exit.nics.get_mut(nic) {
-            nic.rx_frames += frames;
+            nic.rx_frames += count(self.batch.len());
         }
+        self.drop_long(nic);
+        let mut frames = count(self.batch.len());
         let mut originated = Originated::new(&mut self.spares);
         match self.exit.nics.role(nic) {
             Role::Port(port) => {
@@ -90,11 +92,15 @@ impl Plane {
                 for (packet, port) in self.batch.drain(..).zip(&self.ports) {
                     match port {
                         Some(port) => self.exit.carry_out(board, *port, packet),
-                        None => self.exit.refuse(nic, packet.frame),
+                        None => {
+                            frames -= 1;
+                            self.exit.refuse(nic, packet.frame);
+                        }
                     }
                 }
             }
             Role::Management => {
+                frames = 0;
                 for packet in self.batch.drain(..) {
                     if let Err(frame) = self.management.take(packet.frame) {
                         self.exit.refuse(nic, frame);
@@ -102,6 +108,7 @@ impl Plane {
                 }
             }
             Role::Unused => {
+                frames = 0;
                 for packet in self.batch.drain(..) {
                     self.exit.refuse(nic, packet.frame);
                 }
@@ -112,7 +119,19 @@ impl Plane {
         // Now, and not when all NICs had their turn: one that all others send by would
         // not have room for so much.
         self.exit.flush(board);
-        frames
+        (true, frames)
+    }
+
+    /// Drops frames of the batch that are longer than frames may be.
+    fn drop_long(&mut self, nic: usize) {
+        let is_long = |packet: &Packet<'_>| packet.frame.len() > LARGEST_FRAME;
+        while let Some(index) = self.batch.iter().position(is_long) {
+            let packet = self.batch.remove(index);
+            self.exit.pool.give_frame(packet.frame);
+            if let Some(nic) = self.exit.nics.get_mut(nic) {
+                nic.rx_too_long += 1;
+            }
+        }
     }
 
     /// Does what is due.

@@ -182,6 +182,49 @@ fn frames_for_a_port_without_a_nic_are_counted() {
 }
 
 #[test]
+fn frames_that_are_too_long_are_dropped_and_counted() {
+    let mut bench = three_nics();
+    let free = bench.health().buffers_free;
+    let long = |len| {
+        let mut frame = packet(0);
+        frame.resize(len, 0);
+        frame
+    };
+    let most = culvert_firmware::LARGEST_FRAME;
+    bench.receive(
+        1,
+        [
+            packet(1),
+            long(most + 1),
+            packet(2),
+            long(1_920),
+            long(most),
+        ],
+    );
+    bench.settle();
+    assert_eq!(bench.sent(2), [delivered(1), delivered(2), delivered(0)]);
+    let nic = &nics(&mut bench)[1];
+    assert_eq!(
+        (nic.rx_frames, nic.rx_too_long, nic.rx_unclaimed),
+        (5, 2, 0)
+    );
+    let health = bench.health();
+    assert_eq!((health.frames, health.buffers_free), (3, free));
+}
+
+#[test]
+fn health_counts_the_frames_that_the_core_got() {
+    let roles = [Role::Trunk { base: 0 }, Role::Unused, Role::Management];
+    let mut bench = Bench::new(&roles.map(Role::mac));
+    bench.program(&tables());
+    bench.receive(0, [tagged(packet(0), 1), packet(0), tagged(packet(0), 1)]);
+    bench.receive(1, [packet(0)]);
+    bench.receive(2, [packet(0)]);
+    bench.settle();
+    assert_eq!(bench.health().frames, 2);
+}
+
+#[test]
 fn a_full_send_queue_is_counted_and_loses_no_buffer() {
     let mut bench = three_nics();
     let free = bench.health().buffers_free;

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use culvert_core::channel::{
-    Board as Ask, BoardAnswer, Management, Request, Response, WireAddress,
+    Board as Ask, BoardAnswer, Management, PresharedKey, Request, Response, WireAddress,
 };
 use culvert_firmware::HEAP;
 
@@ -96,7 +96,9 @@ fn only_handshakes_use_the_heap_and_it_is_large_enough() {
     let quiet = allocations(|| {
         for ask in [
             Ask::SetManagement(management),
-            Ask::SetKey { key: Some(KEY) },
+            Ask::SetKey {
+                key: Some(PresharedKey(KEY)),
+            },
         ] {
             assert_eq!(world.ask_board(ask), BoardAnswer::Done);
         }

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use culvert_core::channel::{
-    Board as Ask, BoardAnswer, FrameDecoder, FrameEvent, Management, Request, Response,
-    WireAddress, decode_response,
+    Board as Ask, BoardAnswer, FrameDecoder, FrameEvent, Management, PresharedKey, Request,
+    Response, WireAddress, decode_response,
 };
 use culvert_host::appliance::key::Key;
 use culvert_host::appliance::noise::{NoiseError, connect};
@@ -59,7 +59,12 @@ impl Bridge {
                 tcp_port: TO.1,
                 ..Management::default()
             }));
-            assert_eq!(world.ask_board(Ask::SetKey { key }), BoardAnswer::Done);
+            assert_eq!(
+                world.ask_board(Ask::SetKey {
+                    key: key.map(PresharedKey)
+                }),
+                BoardAnswer::Done
+            );
             let mut pairs: Vec<Pair> = Vec::new();
             loop {
                 match asked.try_recv() {

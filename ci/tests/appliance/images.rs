@@ -21,7 +21,8 @@ pub(crate) fn image(arch: Arch) -> &'static Image {
         let what = Build {
             arch,
             bin: APPLIANCE,
-            features: Vec::new(),
+            // Captures are compared byte for byte.
+            features: vec!["held-clock".to_owned()],
             target_dir: target_dir.map(Path::to_owned),
         };
         build(source, &what).unwrap_or_else(|error| panic!("{error}"))

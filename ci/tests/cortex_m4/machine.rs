@@ -26,7 +26,12 @@ fn image() -> &'static Path {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bare-metal");
         let output = Command::new(script)
             .args(["thumbv7em-none-eabihf", "-p", "culvert-firmware"])
-            .args(["--features", "microcontroller", "--bin", "cortex-m4"])
+            .args([
+                "--features",
+                "microcontroller,held-clock",
+                "--bin",
+                "cortex-m4",
+            ])
             .args(["--profile", "firmware"])
             .arg("--message-format=json-render-diagnostics")
             .stderr(Stdio::inherit())

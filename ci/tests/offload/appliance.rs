@@ -271,6 +271,7 @@ fn answer(_: &mut Gateway<'_>, board: &Board, micros: u64) -> Option<BoardAnswer
                 role: Role::of(mac),
                 rx_frames: 1,
                 rx_unclaimed: 2,
+                rx_too_long: 0,
                 tx_frames: 3,
                 tx_full: 4,
             }]

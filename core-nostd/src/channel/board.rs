@@ -19,6 +19,16 @@ use crate::{MacAddr, PortId};
 /// Bytes of a pre-shared key.
 pub const KEY_LEN: usize = 32;
 
+/// A pre-shared key, which is not shown where a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresharedKey(pub [u8; KEY_LEN]);
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(..)")
+    }
+}
+
 /// A question to the shell. Roles, management addresses and key are forgotten when
 /// the device restarts; all may be told again at any time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,10 +56,11 @@ pub enum Board {
     /// Another one than before ends the connections to it.
     SetKey {
         /// The key.
-        key: Option<[u8; KEY_LEN]>,
+        key: Option<PresharedKey>,
     },
     /// Lets the device's clock stand at a time instead of going on, until it
-    /// restarts: for tests, which need to see the same bytes each time.
+    /// restarts: for tests, which need to see the same bytes each time. Other images than
+    /// theirs refuse it.
     HoldClock {
         /// Microseconds since the device started.
         micros: u64,
@@ -176,6 +187,9 @@ pub struct Nic {
     /// Of those, frames that no port took: without a role, without a tag on a trunk,
     /// or with one that is no port's.
     pub rx_unclaimed: u64,
+    /// Of those, frames that were longer than [`Description::largest_frame`] and went no
+    /// further.
+    pub rx_too_long: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Frames that found no room in the send queue.
@@ -200,7 +214,7 @@ pub struct Health {
     pub instructions: u64,
     /// Buffers that are free now.
     pub buffers_free: u16,
-    /// Frames whose port has no NIC.
+    /// Frames whose port has no NIC, or which a trunk's tag does not fit in front of.
     pub unsent: u64,
     /// Frames that the core made, for which there was no buffer.
     pub no_buffer: u64,
@@ -239,6 +253,8 @@ pub enum BoardRefusal {
     NoRandomness,
     /// It is not of a form that the device can use.
     Address(IpAddr),
+    /// This image's clock cannot be held: it was built without the feature for tests.
+    ClockRuns,
 }
 
 impl fmt::Display for BoardRefusal {
@@ -256,6 +272,9 @@ impl fmt::Display for BoardRefusal {
             BoardRefusal::NoRandomness => {
                 f.write_str("the device has no source of randomness: give it a virtio-rng")
             }
+            BoardRefusal::ClockRuns => f.write_str(
+                "this image's clock cannot be held: build it with the feature `held-clock`",
+            ),
             BoardRefusal::Address(address) => {
                 write!(f, "{address} cannot be an address of the management port")
             }

@@ -22,7 +22,7 @@ pub(super) fn requests() -> Vec<(&'static str, Board)> {
             gateways: list(&[ip("192.168.78.254"), ip("fe80::1")]),
             tcp_port: 7373,
         }),
-        "set-key" Board::SetKey { .. } => Board::SetKey { key: Some([0x5a; KEY_LEN]) },
+        "set-key" Board::SetKey { .. } => Board::SetKey { key: Some(PresharedKey([0x5a; KEY_LEN])) },
         "hold-clock" Board::HoldClock { .. } => Board::HoldClock { micros: 70_000_000, tick: true },
         "restart" Board::Restart => Board::Restart,
         "power-off" Board::PowerOff { .. } => Board::PowerOff { status: 3 },
@@ -38,6 +38,7 @@ pub(super) fn refusals() -> Vec<(&'static str, BoardRefusal)> {
         "no-authentication" BoardRefusal::NoAuthentication => BoardRefusal::NoAuthentication,
         "no-randomness" BoardRefusal::NoRandomness => BoardRefusal::NoRandomness,
         "address" BoardRefusal::Address(_) => BoardRefusal::Address(ip("127.0.0.1")),
+        "clock-runs" BoardRefusal::ClockRuns => BoardRefusal::ClockRuns,
     })
 }
 
@@ -56,6 +57,7 @@ pub(super) fn answers() -> Vec<(&'static str, BoardAnswer)> {
             role: Role::Port(PortId(300)),
             rx_frames: 70_000,
             rx_unclaimed: 1,
+            rx_too_long: 2,
             tx_frames: u64::MAX,
             tx_full: 3,
         }])),

@@ -11,6 +11,9 @@ use crate::{Batch, Pool};
 
 /// VIRTIO_NET_F_MAC: the device tells its own address.
 const FEATURE_MAC: u64 = 1 << 5;
+/// VIRTIO_NET_F_MRG_RXBUF: a frame may lie in several buffers. Such a one is too long,
+/// and it is counted; without this the device drops it and does not tell.
+const FEATURE_MERGE: u64 = 1 << 15;
 
 /// Buffers that wait for frames, at most.
 const RECEIVE: usize = 128;
@@ -20,7 +23,8 @@ const SEND: usize = 256;
 const RECEIVE_QUEUE: u16 = 0;
 const SEND_QUEUE: u16 = 1;
 
-/// Bytes of the header that goes with each frame. Without offloads all of it is zero.
+/// Bytes of the header that goes with each frame. Without offloads all of it is zero, but
+/// for the last two of a received frame's: the number of its buffers.
 const HEADER: usize = 12;
 
 /// Queues of one NIC.
@@ -41,6 +45,10 @@ pub struct Nic {
     send: Queue<SEND>,
     /// Buffers that it may have for receiving.
     buffers: usize,
+    /// Frames that may wait in its send queue.
+    room: usize,
+    /// Buffers still to come of a frame that is too long.
+    rest: u16,
 }
 
 impl Nic {
@@ -51,7 +59,7 @@ impl Nic {
     pub fn new(mut device: Device) -> Result<Self, DeviceError> {
         let memory = MEMORY.iter().find_map(Static::take);
         let memory = memory.ok_or(DeviceError::TooMany)?;
-        let features = device.negotiate(FEATURE_MAC)?;
+        let features = device.negotiate(FEATURE_MAC | FEATURE_MERGE)?;
         let receive = device.queue(RECEIVE_QUEUE, &mut memory.receive)?;
         let send = device.queue(SEND_QUEUE, &mut memory.send)?;
         let mac = if features & FEATURE_MAC == 0 {
@@ -65,12 +73,15 @@ impl Nic {
             receive,
             send,
             buffers: 0,
+            room: SEND,
+            rest: 0,
         })
     }
 
-    /// Lets it receive into at most so many buffers.
-    pub fn start(&mut self, buffers: usize, pool: &mut Pool) {
+    /// Lets it receive into at most so many buffers, and send out of so many.
+    pub fn start(&mut self, (buffers, room): (usize, usize), pool: &mut Pool) {
         self.buffers = buffers.min(RECEIVE);
+        self.room = room.min(SEND);
         self.device.start();
         self.refill(pool);
     }
@@ -86,7 +97,8 @@ impl Nic {
     }
 
     /// Appends what was received to the batch until that is full, and puts other
-    /// buffers in their places.
+    /// buffers in their places. Of a frame in several buffers the first is one that is
+    /// longer than [`crate::LARGEST_FRAME`].
     #[inline]
     pub fn receive(&mut self, pool: &mut Pool, batch: &mut Batch) {
         while !batch.is_full() {
@@ -94,10 +106,18 @@ impl Nic {
                 break;
             };
             let len = written.saturating_sub(HEADER);
-            if len > buffer.len() - Frame::HEADROOM.min(buffer.len()) {
-                // More than there is room for: the device is wrong about it.
+            let is_rest = self.rest > 0;
+            self.rest = self.rest.saturating_sub(1);
+            if is_rest || len > buffer.len() - Frame::HEADROOM.min(buffer.len()) {
+                // Of a frame that is too long, or more than there is room for: the
+                // device is wrong about that.
                 pool.give(buffer);
                 continue;
+            }
+            let count = buffer.get(Frame::HEADROOM - 2..Frame::HEADROOM);
+            if let Some(&[low, high]) = count {
+                // 1 is the usual number; without the feature it may be 0.
+                self.rest = u16::from_le_bytes([low, high]).saturating_sub(1);
             }
             if let Ok(frame) = Frame::new(buffer, Frame::HEADROOM, len) {
                 // There is room: the batch is not full.
@@ -109,7 +129,7 @@ impl Nic {
 
     /// Gives the device buffers until it has its number or the pool none.
     #[inline]
-    fn refill(&mut self, pool: &mut Pool) {
+    pub fn refill(&mut self, pool: &mut Pool) {
         while self.receive.outstanding() < self.buffers {
             let Some(buffer) = pool.take() else { break };
             if let Err(buffer) = self.receive.push_in(buffer, Frame::HEADROOM - HEADER) {
@@ -131,8 +151,12 @@ impl Nic {
     /// in the pool.
     #[inline]
     pub fn send(&mut self, pool: &mut Pool, frame: Frame<'static>) -> bool {
-        if self.send.outstanding() == SEND {
+        if self.send.outstanding() >= self.room {
             self.reap(pool);
+            if self.send.outstanding() >= self.room {
+                pool.give_frame(frame);
+                return false;
+            }
         }
         let (buffer, range) = frame.into_buffer();
         // The core leaves at least this of the headroom.
@@ -169,10 +193,10 @@ impl Nic {
         }
     }
 
-    /// Asks for an interrupt when something comes in, and tells whether something has.
-    /// A NIC that is short of buffers also wants to know when one is sent.
-    pub fn arm(&mut self) -> bool {
+    /// Asks for an interrupt when something comes in, and tells whether something has;
+    /// where buffers are short, also when one is sent.
+    pub fn arm(&mut self, are_short: bool) -> bool {
         let received = self.receive.arm();
-        received | (self.is_short() && self.send.outstanding() > 0 && self.send.arm())
+        received | (are_short && self.send.outstanding() > 0 && self.send.arm())
     }
 }

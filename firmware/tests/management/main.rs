@@ -8,7 +8,7 @@ mod station;
 mod strangers;
 mod world;
 
-use culvert_core::channel::{Board as Ask, BoardAnswer, Management, WireAddress};
+use culvert_core::channel::{Board as Ask, BoardAnswer, Management, PresharedKey, WireAddress};
 
 use station::Station;
 use world::World;
@@ -50,5 +50,10 @@ fn open() -> (World, Station) {
 }
 
 fn set_key(world: &mut World, key: Option<[u8; 32]>) {
-    assert_eq!(world.ask_board(Ask::SetKey { key }), BoardAnswer::Done);
+    assert_eq!(
+        world.ask_board(Ask::SetKey {
+            key: key.map(PresharedKey)
+        }),
+        BoardAnswer::Done
+    );
 }

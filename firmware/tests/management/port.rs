@@ -1,6 +1,6 @@
 //! Addresses, ping, and a TCP port that is closed until it has a key.
 
-use culvert_core::channel::{Board as Ask, BoardAnswer, BoardRefusal, Role};
+use culvert_core::channel::{Board as Ask, BoardAnswer, BoardRefusal, PresharedKey, Role};
 use culvert_core::{MacAddr, PortId};
 
 use crate::station::Station;
@@ -123,7 +123,9 @@ fn without_randomness_there_is_no_key() {
     let mut world = World::with_random(None);
     let told = config(&["192.0.2.9/24"], &[], 7373);
     assert_eq!(world.ask_board(told), BoardAnswer::Done);
-    let refused = world.ask_board(Ask::SetKey { key: Some(KEY) });
+    let refused = world.ask_board(Ask::SetKey {
+        key: Some(PresharedKey(KEY)),
+    });
     assert_eq!(refused, BoardAnswer::Refused(BoardRefusal::NoRandomness));
     let BoardAnswer::Description(description) = world.ask_board(Ask::Describe) else {
         panic!();

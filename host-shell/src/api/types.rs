@@ -90,7 +90,7 @@ pub struct Health {
     pub frames: u64,
     /// Buffers that are free.
     pub buffers_free: u16,
-    /// Frames whose port has no NIC.
+    /// Frames whose port has no NIC, or which a tag does not fit in front of.
     pub unsent: u64,
     /// Frames that the core made, for which there was no buffer.
     pub no_buffer: u64,
@@ -109,6 +109,8 @@ pub struct Nic {
     pub rx_frames: u64,
     /// Of those, frames that no port took.
     pub rx_unclaimed: u64,
+    /// Of those, frames that were too long.
+    pub rx_too_long: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Frames that found no room in the send queue.

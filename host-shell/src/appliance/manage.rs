@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_core::channel::{
-    Board, BoardAnswer, BoardRefusal, MAX_ADDRESSES, Management, Request, Response, Role,
-    WireAddress,
+    Board, BoardAnswer, BoardRefusal, MAX_ADDRESSES, Management, PresharedKey, Request, Response,
+    Role, WireAddress,
 };
 use ipnet::IpNet;
 use tokio::net::UnixStream;
@@ -143,7 +143,7 @@ pub async fn manage(
 
 /// What there is to tell, in this order.
 pub(crate) fn requests(port: &Management, key: Option<&Key>) -> [Board; 2] {
-    let key = key.map(|key| *key.bytes());
+    let key = key.map(|key| PresharedKey(*key.bytes()));
     [Board::SetManagement(port.clone()), Board::SetKey { key }]
 }
 

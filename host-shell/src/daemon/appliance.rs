@@ -83,6 +83,7 @@ impl Daemon {
 
     async fn try_to_connect(&self, offload: &Offload) -> Result<(), StartError> {
         let channel = &offload.channel;
+        self.core.let_go().await;
         let opened = timeout(OPENING, open(channel)).await;
         let silent = |_| {
             let seconds = OPENING.as_secs();
@@ -404,6 +405,7 @@ fn nic(nic: &Nic) -> api::Nic {
         role: nic.role.to_string(),
         rx_frames: nic.rx_frames,
         rx_unclaimed: nic.rx_unclaimed,
+        rx_too_long: nic.rx_too_long,
         tx_frames: nic.tx_frames,
         tx_full: nic.tx_full,
     }

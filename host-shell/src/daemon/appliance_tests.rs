@@ -52,6 +52,7 @@ fn nics_change_places_and_go_back_to_what_their_addresses_tell() {
         role,
         rx_frames: 0,
         rx_unclaimed: 0,
+        rx_too_long: 0,
         tx_frames: 0,
         tx_full: 0,
     };

@@ -18,15 +18,14 @@ use crate::sys::netns::{NetNs, NetNsError, NetNsId};
 use crate::sys::tap::{Tap, TapError, TapOffloads, TapOptions};
 use crate::sysctl;
 
-/// What marks a pod's device as culvert's and as this attachment's. The kernel
-/// keeps 255 bytes, and container ids have at most 64 in practice.
+/// What marks a pod's device as culvert's and as this attachment's.
 fn alias(attachment: &Attachment) -> String {
     let container = &attachment.key.container_id;
     let mut text = match &attachment.device {
         None => format!("culvert: {container}"),
         Some(device) => pool::alias(device, container),
     };
-    text.truncate(255);
+    text.truncate(text.floor_char_boundary(pool::NOTE_LEN));
     text
 }
 

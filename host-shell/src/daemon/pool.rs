@@ -21,9 +21,14 @@ fn note(device: &str) -> String {
     format!("culvert {device}: ")
 }
 
-/// The note at an attachment's device of the pool.
+/// Bytes of a note that the kernel keeps.
+pub(super) const NOTE_LEN: usize = 255;
+
+/// The note at an attachment's device of the pool, as long as the kernel keeps it.
 pub(super) fn alias(device: &str, container: &str) -> String {
-    note(device) + container
+    let mut text = note(device) + container;
+    text.truncate(text.floor_char_boundary(NOTE_LEN));
+    text
 }
 
 /// Moves a device of the pool into the pod's namespace, by the attachment's name.

@@ -245,8 +245,8 @@ fn appliance_rows(appliance: &Appliance) -> Vec<[String; 2]> {
     }
     rows.extend(appliance.nics.iter().map(|nic| {
         let text = format!(
-            "{}: received {} ({} unclaimed), sent {} ({} found no room)",
-            nic.role, nic.rx_frames, nic.rx_unclaimed, nic.tx_frames, nic.tx_full
+            "{}: received {} ({} unclaimed, {} too long), sent {} ({} found no room)",
+            nic.role, nic.rx_frames, nic.rx_unclaimed, nic.rx_too_long, nic.tx_frames, nic.tx_full
         );
         row(&format!("nic {}", nic.mac), text)
     }));
