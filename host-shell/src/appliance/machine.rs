@@ -142,7 +142,8 @@ impl Machine {
         let words: &[&str] = match self.arch {
             Arch::Aarch64 => &[
                 if self.kvm {
-                    "-M virt,gic-version=host,accel=kvm"
+                    // The image knows no other; where the host has none QEMU says so.
+                    "-M virt,gic-version=2,accel=kvm"
                 } else {
                     "-M virt,gic-version=2,accel=tcg"
                 },

@@ -1,6 +1,6 @@
 //! A serial line as a byte stream.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -19,16 +19,24 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// Opens the line and makes it pass bytes as they are.
+    /// Opens the line, for this process alone among those that do likewise, and makes
+    /// it pass bytes as they are.
     ///
     /// # Errors
-    /// When it is not there, or is no terminal.
+    /// When it is not there, is no terminal, or another `Serial` has it.
     pub fn open(path: &Path) -> io::Result<Serial> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
             .open(path)?;
+        // Not TIOCEXCL, which does not keep root out.
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::other("another process has this line; stop it first")
+            }
+            TryLockError::Error(error) => error,
+        })?;
         let mut settings = tcgetattr(&file)?;
         cfmakeraw(&mut settings);
         tcsetattr(&file, SetArg::TCSANOW, &settings)?;
@@ -83,6 +91,17 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_line_has_one_owner() {
+        let pair = openpty(None, None).unwrap();
+        let path = nix::unistd::ttyname(&pair.slave).unwrap();
+        let line = Serial::open(&path).unwrap();
+        let refused = Serial::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("another process"), "{refused}");
+        drop(line);
+        Serial::open(&path).unwrap();
+    }
 
     #[tokio::test]
     async fn every_byte_goes_through_as_it_is() {
