@@ -11,8 +11,7 @@ fn main() {
         return;
     }
     let scripts: &[&str] = match of_target("ARCH").as_str() {
-        // The second is aarch64-rt's own.
-        "aarch64" => &["aarch64.ld", "image.ld", "defmt.x"],
+        "aarch64" => &["aarch64.ld", "defmt.x"],
         "x86_64" => &["x86_64.ld", "defmt.x"],
         // link.x is cortex-m-rt's own and takes in link/memory.x.
         "arm" => &["link.x", "defmt.x"],

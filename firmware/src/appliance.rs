@@ -17,6 +17,9 @@ use crate::{Board, Pool};
 /// How often the core is asked for what it has to say by itself.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often the board is asked for its stack, which takes it long.
+const STACK_LOOKS: Duration = Duration::from_secs(1);
+
 /// An appliance: a board, and the core that decides about its frames.
 pub struct Appliance<'a, B: Board> {
     board: B,
@@ -26,8 +29,8 @@ pub struct Appliance<'a, B: Board> {
     clock: Clock,
     watch: Watch,
     next_tick: Instant,
-    /// The most bytes of stack ever in use, as of the last tick.
-    stack: u32,
+    /// The most bytes of stack ever in use, and when to look again.
+    stack: (u32, Instant),
 }
 
 impl<'a, B: Board> Appliance<'a, B> {
@@ -50,7 +53,7 @@ impl<'a, B: Board> Appliance<'a, B> {
             clock: Clock::Running,
             watch: Watch::default(),
             next_tick: Instant::ZERO,
-            stack: 0,
+            stack: (0, Instant::ZERO),
         }
     }
 
@@ -101,7 +104,9 @@ impl<'a, B: Board> Appliance<'a, B> {
         let due = began >= self.next_tick;
         if due {
             self.next_tick = began.after(TICK);
-            self.stack = self.board.stack();
+        }
+        if began >= self.stack.1 {
+            self.stack = (self.board.stack(), began.after(STACK_LOOKS));
         }
         // Where the clock is held, time passes when the host says so.
         let tick = asks.contains(&Asked::Tick) || (due && self.clock == Clock::Running);
@@ -133,7 +138,7 @@ impl<'a, B: Board> Appliance<'a, B> {
             watch: &self.watch,
             powers: management.powers(),
             now,
-            stack: self.stack,
+            stack: self.stack.0,
         };
         let gateway = &mut self.gateway;
         let mut serve = |event: &FrameEvent<'_>, out: &mut [u8]| {

@@ -61,7 +61,8 @@ pub trait Board {
         0
     }
 
-    /// The most bytes of stack that were ever in use, where that is known.
+    /// The most bytes of stack that were ever in use, where that is known. Asked for once
+    /// a second.
     fn stack(&mut self) -> u32 {
         0
     }

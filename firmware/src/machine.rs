@@ -18,12 +18,7 @@ pub struct Machine {
     nics: Vec<Nic, MAX_NICS>,
     console: Option<Console>,
     entropy: Option<Entropy>,
-    /// The most bytes of stack in use, and when that was last looked for.
-    stack: (u32, u64),
 }
-
-/// Microseconds between two looks at the stack, which take long.
-const STACK_LOOKS: u64 = 1_000_000;
 
 impl Machine {
     /// Finds the devices and lets them work; [`shares`] says how many of the pool's
@@ -33,7 +28,6 @@ impl Machine {
             nics: Vec::new(),
             console: None,
             entropy: None,
-            stack: (0, 0),
         };
         for device in (0..arch::SLOTS).filter_map(Device::find) {
             let slot = device.slot();
@@ -177,11 +171,6 @@ impl Board for Machine {
     }
 
     fn stack(&mut self) -> u32 {
-        let (_, looked) = self.stack;
-        let now = arch::micros();
-        if looked == 0 || now - looked > STACK_LOOKS {
-            self.stack = (arch::high_water(), now.max(1));
-        }
-        self.stack.0
+        arch::high_water()
     }
 }

@@ -300,6 +300,21 @@ fn a_flood_of_frames_does_not_keep_the_host_waiting_nor_requests_the_frames() {
 }
 
 #[test]
+fn the_stack_is_looked_at_once_a_second() {
+    let mut bench = three_nics();
+    bench.outside.borrow_mut().micros = 5_000_000;
+    bench.settle();
+    let before = bench.outside.borrow().stack_looks;
+    for tick in 1..=100 {
+        bench.outside.borrow_mut().micros = 5_000_000 + tick * 100_000;
+        bench.settle();
+    }
+    let looks = bench.outside.borrow().stack_looks;
+    assert_eq!(looks - before, 10);
+    assert_eq!(bench.health().stack, 1_000 + looks);
+}
+
+#[test]
 fn time_stands_where_the_host_holds_it() {
     let mut bench = three_nics();
     let at = |micros, tick| Ask::HoldClock { micros, tick };

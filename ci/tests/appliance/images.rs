@@ -14,19 +14,22 @@ pub(crate) const ARCHES: [Arch; 2] = [Arch::Aarch64, Arch::X86_64];
 pub(crate) fn image(arch: Arch) -> &'static Image {
     static IMAGES: [OnceLock<Image>; 3] = [const { OnceLock::new() }; 3];
     let at = Arch::ALL.iter().position(|known| *known == arch).unwrap();
-    IMAGES[at].get_or_init(|| {
-        let source = find_source(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-        // Where this test was built, whatever the environment says of another place.
-        let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-        let what = Build {
-            arch,
-            bin: APPLIANCE,
-            // Captures are compared byte for byte.
-            features: vec!["held-clock".to_owned()],
-            target_dir: target_dir.map(Path::to_owned),
-        };
-        build(source, &what).unwrap_or_else(|error| panic!("{error}"))
-    })
+    IMAGES[at].get_or_init(|| made(arch, APPLIANCE))
+}
+
+/// Another program's image.
+pub(crate) fn made(arch: Arch, bin: &'static str) -> Image {
+    let source = find_source(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    // Where this test was built, whatever the environment says of another place.
+    let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let what = Build {
+        arch,
+        bin,
+        // Captures are compared byte for byte.
+        features: vec!["held-clock".to_owned()],
+        target_dir: target_dir.map(Path::to_owned),
+    };
+    build(source, &what).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// An image that runs, with NICs of these MAC addresses.

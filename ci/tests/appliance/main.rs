@@ -12,6 +12,7 @@ mod node;
 #[path = "../../../core-nostd/tests/replay/mod.rs"]
 mod replay;
 mod start;
+mod trespass;
 mod trunk;
 mod twin;
 mod world;

@@ -16,6 +16,8 @@ mod fatal;
 mod log;
 mod registers;
 mod stack;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub mod trespass;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -1,8 +1,9 @@
 //! A split virtqueue (virtio 1.2, section 2.7) in which each buffer is one descriptor.
 //!
 //! What the device sees is made of atomics: it is another processor as far as memory
-//! is concerned. What it says is used only after a look at our own notes: it can
-//! return a buffer that it has, and nothing else.
+//! is concerned. Which buffer it returns is looked up in our own notes: one that was lent
+//! to it, whole and once, or none. How many bytes it has written is its word alone, which
+//! whoever pops the buffer holds against the buffer's length.
 
 use core::ptr;
 use core::slice;

@@ -37,6 +37,8 @@ pub(crate) struct Outside {
     pub console_room: usize,
     pub micros: u64,
     pub instructions: u64,
+    /// How often the stack was looked at.
+    pub stack_looks: u32,
     pub ended: Option<End>,
 }
 
@@ -108,6 +110,12 @@ impl Board for Simulated {
     fn end(&mut self, how: End) -> ! {
         self.0.borrow_mut().ended = Some(how);
         panic!("the board has ended: {how:?}");
+    }
+
+    fn stack(&mut self) -> u32 {
+        let mut outside = self.0.borrow_mut();
+        outside.stack_looks += 1;
+        1_000 + outside.stack_looks
     }
 
     fn instructions(&mut self) -> u64 {

@@ -36,7 +36,13 @@ const ACCESSED: usize = 1 << 10;
 /// Nobody executes what is there.
 const EXECUTE_NEVER: usize = (1 << 53) | (1 << 54);
 
+/// Only read.
+const READ_ONLY: usize = 1 << 7;
+
 const MEMORY: usize = VALID | NORMAL | INNER_SHAREABLE | ACCESSED;
+const DATA: usize = MEMORY | EXECUTE_NEVER;
+const CODE: usize = MEMORY | READ_ONLY;
+const CONSTANTS: usize = DATA | READ_ONLY;
 /// First entry of aarch64-rt's MAIR: device, nGnRE.
 const DEVICE: usize = VALID | ACCESSED | EXECUTE_NEVER;
 
@@ -71,11 +77,14 @@ static LEVEL2: Table = {
     let mut entries = [NOTHING; 512];
     let mut i = 0;
     while i < 512 {
-        entries[i] = entry(RAM + (i << 21), MEMORY);
+        entries[i] = entry(RAM + (i << 21), DATA);
         i += 1;
     }
     // Below the stack; QEMU's device tree is there, which nothing here reads.
     entries[0] = NOTHING;
+    // Where link/aarch64.ld puts them.
+    entries[2] = entry(RAM + (2 << 21), CODE);
+    entries[3] = entry(RAM + (3 << 21), CONSTANTS);
     Table(entries)
 };
 
@@ -90,6 +99,11 @@ extern "C" fn change_stack() -> ! {
         // Without an argument to return to, so that a backtrace ends here.
         "mov x29, xzr",
         "mov x30, xzr",
+        // What can be written is not executed, whatever the tables say.
+        "mrs x0, sctlr_el1",
+        "orr x0, x0, #(1 << 19)",
+        "msr sctlr_el1, x0",
+        "isb",
         "msr spsel, #0",
         "adrp x0, stack_end",
         "add x0, x0, :lo12:stack_end",

@@ -3,8 +3,10 @@
 
 use core::arch::global_asm;
 
-/// Present and writable.
-const PRESENT: u32 = 1 | 1 << 1;
+const PRESENT: u32 = 1;
+const WRITABLE: u32 = 1 << 1;
+/// In the upper half of an entry: nobody executes what is there.
+const EXECUTE_NEVER: u32 = 1 << 31;
 /// Not cached.
 const DEVICE: u32 = 1 << 4;
 /// Accessed and dirty: the processor has nothing to write there.
@@ -59,8 +61,7 @@ pvh_entry:
 3:
     "#,
     // The translation tables: the first GiB, of memory, and the fourth, of devices. Made
-    // here, because an image would be 16 KiB larger with them. Entries are of 64 bits;
-    // the upper halves are zero.
+    // here, because an image would be 16 KiB larger with them. Entries are of 64 bits.
     r#"
     mov dword ptr [level4], offset level3 + {table}
     mov dword ptr [level3], offset memory + {table}
@@ -69,16 +70,21 @@ pvh_entry:
     mov edx, (3 << 30) + {device}
     xor ecx, ecx
 4:  mov [memory + ecx * 8], eax
+    mov dword ptr [memory + ecx * 8 + 4], {never}
     mov [devices + ecx * 8], edx
+    mov dword ptr [devices + ecx * 8 + 4], {never}
     add eax, {mapped}
     add edx, {mapped}
     inc ecx
     cmp ecx, 512
     jne 4b
     "#,
-    // Nothing below the stack.
+    // Nothing below the stack; code and constants, where link/x86_64.ld puts them.
     r#"
     mov dword ptr [memory], 0
+    and dword ptr [memory + 2 * 8], {read_only}
+    mov dword ptr [memory + 2 * 8 + 4], 0
+    and dword ptr [memory + 3 * 8], {read_only}
     mov eax, offset level4
     mov cr3, eax
     "#,
@@ -88,11 +94,11 @@ pvh_entry:
     or eax, 1 << 5
     mov cr4, eax
     "#,
-    // EFER: long mode.
+    // EFER: long mode, and memory that is not executed.
     r#"
     mov ecx, 0xc0000080
     rdmsr
-    or eax, 1 << 8
+    or eax, (1 << 8) | (1 << 11)
     wrmsr
     "#,
     // Paging, write protection; caches on.
@@ -142,9 +148,11 @@ devices:
     .skip 4096
     .text
     "#,
-    table = const PRESENT | 1 << 5,
-    memory = const PRESENT | USED | LARGE,
-    device = const PRESENT | USED | LARGE | DEVICE,
+    table = const PRESENT | WRITABLE | 1 << 5,
+    memory = const PRESENT | WRITABLE | USED | LARGE,
+    device = const PRESENT | WRITABLE | USED | LARGE | DEVICE,
+    never = const EXECUTE_NEVER,
+    read_only = const !WRITABLE,
     mapped = const MAPPED,
     run = sym run,
 );
