@@ -443,6 +443,18 @@ mod tests {
     }
 
     #[test]
+    fn the_image_gets_the_interrupt_controller_that_it_knows() {
+        for kvm in [false, true] {
+            let machine = Machine {
+                kvm,
+                ..Machine::new(Arch::Aarch64, "image")
+            };
+            let text = machine.shown().unwrap();
+            assert!(text.contains("gic-version=2"), "{text}");
+        }
+    }
+
+    #[test]
     fn the_command_can_be_pasted_into_a_shell() {
         let mut machine = Machine::new(Arch::Aarch64, "/it's here/image");
         machine.console = Console::Socket("/a,b".into());

@@ -6,14 +6,16 @@ use tokio::time::timeout;
 
 use super::pod::io_error;
 use super::{Daemon, add};
-use crate::cni::{CniError, Environment, NetConf};
+use crate::cni::{CniError, Environment, NetConf, code};
 use crate::spool;
 use crate::state::Key;
 
 impl Daemon {
     /// Carries out a DEL. What is not there, or not any more, is deleted with success.
     pub(super) async fn del(&self, environment: &Environment) -> Result<(), CniError> {
-        self.delete(add::key(environment)).await
+        let deleted = self.delete(add::key(environment)).await;
+        let is_offload = self.site().config.offload.is_some();
+        deleted.map_err(|error| answer_to_del(error, is_offload))
     }
 
     pub(super) async fn delete(&self, key: Key) -> Result<(), CniError> {
@@ -109,6 +111,19 @@ impl Daemon {
     }
 }
 
+/// What a DEL is answered with. The plugin leaves in the spool what is to be tried again,
+/// and succeeds; in host mode nobody looks there before the next start, and the runtime is
+/// to try again itself.
+fn answer_to_del(error: CniError, is_offload: bool) -> CniError {
+    match error.code {
+        code::TRY_AGAIN if !is_offload => CniError {
+            code: code::IO,
+            ..error
+        },
+        _ => error,
+    }
+}
+
 /// As [`problem_name`], for what an appliance did not take.
 pub(super) fn problem_name_in_appliance(key: &Key) -> String {
     format!("{} in the appliance", problem_name(key))
@@ -117,4 +132,18 @@ pub(super) fn problem_name_in_appliance(key: &Key) -> String {
 /// The name of an attachment's entry among the daemon's problems.
 pub(super) fn problem_name(key: &Key) -> String {
     format!("{}/{}", key.container_id, key.ifname)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_spools_only_what_somebody_will_read() {
+        let answer = |code, is_offload| answer_to_del(CniError::new(code, "why"), is_offload);
+        assert_eq!(answer(code::TRY_AGAIN, true).code, code::TRY_AGAIN);
+        let told = answer(code::TRY_AGAIN, false);
+        assert_eq!((told.code, &told.msg[..]), (code::IO, "why"));
+        assert_eq!(answer(code::INTERNAL, false).code, code::INTERNAL);
+    }
 }

@@ -175,3 +175,15 @@ fn stray<'l>(links: &'l [Link], device: &PortDevice) -> Option<&'l Link> {
         alias.is_some_and(|alias| alias.starts_with(&note))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_as_long_as_the_kernel_keeps_it() {
+        assert_eq!(alias("vf1", "pod"), "culvert vf1: pod");
+        assert_eq!(alias("vf1", &"x".repeat(400)).len(), NOTE_LEN);
+        assert_eq!(alias("vf1", &"ä".repeat(200)).len(), NOTE_LEN);
+    }
+}
