@@ -4,7 +4,7 @@ use super::route::Tunnel;
 use super::{Admitted, Context, Exit, Ip};
 use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
-use crate::tables::entry::{Lookup, NetworkEntry, PeerEntry};
+use crate::tables::entry::{NetworkEntry, PeerEntry};
 use crate::wire::{checksum, ethernet, ip, l4, vxlan};
 use crate::{Checksum, DropReason, Frame, Outer, OuterL4, PeerId, Segmentation};
 
@@ -129,11 +129,11 @@ pub(super) fn accepted(peer: &PeerEntry, encap: Encap) -> Result<(), Exit> {
 /// A super-frame's segment size is not told; the largest that fits the tunnel is
 /// as good as the sender's, since a receiver sees a byte stream either way.
 #[inline(always)]
-pub(super) fn restore_offload<'f, 'b, 't, A: Lookup>(
+pub(super) fn restore_offload<'f, 'b, 't>(
     tables: &Tables<'_>,
     opened: &Opened<'_>,
-    packet: Ip<'f, 'b, Admitted<'t>, A>,
-) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+    packet: Ip<'f, 'b, Admitted<'t>>,
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     let header = packet.header;
     if packet.frame.checksum != Checksum::None || header.is_fragment() {
         return Ok(packet);
@@ -156,7 +156,7 @@ pub(super) fn restore_offload<'f, 'b, 't, A: Lookup>(
         let headers = header.header_len + u16::from(tcp);
         let size = mtu.checked_sub(headers).filter(|size| *size > 0);
         let size = size.ok_or(DropReason::BadOffload)?;
-        unfinish_tcp_checksum(packet.frame, &header.of_either())?;
+        unfinish_tcp_checksum(packet.frame, &header)?;
         packet.frame.checksum = partial;
         packet.frame.segmentation = match header.is_v6() {
             false => Segmentation::TcpV4 { size },
@@ -185,10 +185,10 @@ fn unfinish_tcp_checksum(frame: &mut Frame<'_>, header: &ip::Header) -> Result<(
 
 /// Merges the ECN field of the outer header into the inner one.
 #[inline(always)]
-pub(super) fn merge_ecn<'f, 'b, 't, A: Lookup>(
-    mut packet: Ip<'f, 'b, Admitted<'t>, A>,
+pub(super) fn merge_ecn<'f, 'b, 't>(
+    mut packet: Ip<'f, 'b, Admitted<'t>>,
     outer_tos: u8,
-) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     let inner = packet.header.tos & 3;
     let merged = merged_ecn(inner, outer_tos).ok_or(DropReason::EcnCe)?;
     if merged != inner {

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use super::route::{Hop, Tunnel, Way};
 use super::{Exit, Ip, Ready};
 use crate::channel::{NetworkOptions, Offloads};
-use crate::tables::entry::{Lookup, NetworkEntry, PeerEntry};
+use crate::tables::entry::{NetworkEntry, PeerEntry};
 use crate::wire::{ethernet, ip, ipv6, l4, vxlan};
 use crate::{Checksum, DropReason, MacAddr, Outer, OuterL4, PortId, Segmentation};
 
@@ -18,8 +18,8 @@ pub(super) const OUTER_TTL: u8 = 64;
 pub(super) const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Rewrites the packet and says which port it leaves by.
-#[inline(always)]
-pub(super) fn deliver<A: Lookup>(mut packet: Ip<'_, '_, Ready<'_>, A>) -> Result<PortId, Exit> {
+#[inline(never)]
+pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit> {
     let hop = packet.state.hop;
     let carried = match hop.way {
         Way::Tunnel(..) => Offloads::TUNNEL_CHECKSUM,
@@ -46,8 +46,8 @@ pub(super) fn deliver<A: Lookup>(mut packet: Ip<'_, '_, Ready<'_>, A>) -> Result
 
 /// VXLAN encapsulation (RFC 7348): MAC addresses of the VTEPs, header, outer.
 #[inline(always)]
-fn encap_vxlan<A: Lookup>(
-    mut packet: Ip<'_, '_, Ready<'_>, A>,
+fn encap_vxlan(
+    mut packet: Ip<'_, '_, Ready<'_>>,
     hop: &Hop<'_>,
     peer: &PeerEntry,
 ) -> Result<(), Exit> {
@@ -74,11 +74,7 @@ fn encap_vxlan<A: Lookup>(
 
 /// IP in IP (RFC 2003, RFC 2473, RFC 4213): the packet itself, without Ethernet.
 #[inline(always)]
-fn encap_ipip<A: Lookup>(
-    packet: Ip<'_, '_, Ready<'_>, A>,
-    hop: &Hop<'_>,
-    peer: &PeerEntry,
-) -> Result<(), Exit> {
+fn encap_ipip(packet: Ip<'_, '_, Ready<'_>>, hop: &Hop<'_>, peer: &PeerEntry) -> Result<(), Exit> {
     let protocol = match packet.header.is_v6() {
         false => ip::IPV4,
         true => ip::IPV6,
@@ -86,7 +82,7 @@ fn encap_ipip<A: Lookup>(
     if packet.state.age {
         let bytes = packet.frame.content_mut();
         let bytes = bytes.and_then(|bytes| bytes.get_mut(ethernet::HEADER_LEN..));
-        A::decrement_ttl(bytes.ok_or(DropReason::FrameTruncated)?);
+        ip::decrement_ttl(bytes.ok_or(DropReason::FrameTruncated)?);
     }
     let outer = outer(
         packet.header.tos,
@@ -117,15 +113,11 @@ pub(super) fn outer(tos: u8, (network, dst): (&NetworkEntry, IpAddr), l4: OuterL
 
 /// Writes the Ethernet header, and lowers the TTL where this gateway is a hop.
 #[inline(always)]
-fn rewrite<A: Lookup>(
-    packet: &mut Ip<'_, '_, Ready<'_>, A>,
-    dst: MacAddr,
-    src: MacAddr,
-) -> Result<(), Exit> {
+fn rewrite(packet: &mut Ip<'_, '_, Ready<'_>>, dst: MacAddr, src: MacAddr) -> Result<(), Exit> {
     // Group addresses follow from the packet's, whoever it is copied to.
-    let dst = match packet.dst().is_group() {
+    let dst = match ip::is_group(packet.dst()) {
         false => dst,
-        true => ethernet::group_mac(packet.dst().into()),
+        true => ethernet::group_mac(packet.dst()),
     };
     let header = ethernet::Header {
         dst,
@@ -138,7 +130,7 @@ fn rewrite<A: Lookup>(
     let (first, rest) = bytes.ok_or(DropReason::FrameTruncated)?;
     header.emit(first);
     if age {
-        A::decrement_ttl(rest);
+        ip::decrement_ttl(rest);
     }
     Ok(())
 }
@@ -146,7 +138,7 @@ fn rewrite<A: Lookup>(
 /// Finishes what the device left undone, for those who cannot. Of a super-frame
 /// whoever cuts it finishes each segment.
 #[inline(always)]
-pub(super) fn finish_checksum<S, A: Lookup>(packet: &mut Ip<'_, '_, S, A>) -> Result<(), Exit> {
+pub(super) fn finish_checksum<S>(packet: &mut Ip<'_, '_, S>) -> Result<(), Exit> {
     let Checksum::Partial { start, offset } = packet.frame.checksum else {
         return Ok(());
     };
@@ -173,7 +165,7 @@ pub(super) fn source_port(hash: u64) -> u16 {
 /// its order. Fragments have no ports, so all of a packet's share the hash of
 /// addresses and protocol.
 #[inline(always)]
-pub(super) fn flow_hash<A: Lookup>(header: &ip::Header<A>) -> u64 {
+pub(super) fn flow_hash(header: &ip::Header) -> u64 {
     let (protocol, ports) = match (header.is_fragment(), header.is_v6()) {
         (false, _) => (header.protocol, header.ports),
         (true, false) => (header.protocol, None),
@@ -182,7 +174,7 @@ pub(super) fn flow_hash<A: Lookup>(header: &ip::Header<A>) -> u64 {
     };
     let (src, dst) = ports.unwrap_or((0, 0));
     let ports = u32::from(src) << 16 | u32::from(dst);
-    hash(A::mix(header.src, header.dst), protocol, ports)
+    hash(ip::mix(header.src, header.dst), protocol, ports)
 }
 
 /// A hash of mixed addresses, protocol, and source and destination port. The two halves

@@ -3,7 +3,7 @@
 use super::route::Way;
 use super::{Exit, Ip, Ready, Routed};
 use crate::channel::NetworkOptions;
-use crate::tables::entry::{Lookup, PeerEntry};
+use crate::tables::entry::PeerEntry;
 use crate::wire::icmp::Error;
 use crate::wire::{checksum, ip, ipv6, l4};
 use crate::{Checksum, DropReason, PeerId, Segmentation};
@@ -11,9 +11,9 @@ use crate::{Checksum, DropReason, PeerId, Segmentation};
 /// Checks that the packet may be forwarded: its TTL outlives this gateway
 /// (RFC 1812 section 5.3.1) and it fits the next hop (RFC 1191, RFC 8201).
 #[inline(always)]
-pub(super) fn check<'f, 'b, 't, A: Lookup>(
-    mut packet: Ip<'f, 'b, Routed<'t>, A>,
-) -> Result<Ip<'f, 'b, Ready<'t>, A>, Exit> {
+pub(super) fn check<'f, 'b, 't>(
+    mut packet: Ip<'f, 'b, Routed<'t>>,
+) -> Result<Ip<'f, 'b, Ready<'t>>, Exit> {
     if packet.header.ttl <= 1 {
         return Err(DropReason::TtlExceeded.with(Error::TtlExceeded));
     }
@@ -37,7 +37,7 @@ pub(super) fn check<'f, 'b, 't, A: Lookup>(
 
 /// Checks that the packet fits its next hop.
 #[inline(always)]
-pub(super) fn fits<A: Lookup>(packet: &Ip<'_, '_, Routed<'_>, A>) -> Result<(), Exit> {
+pub(super) fn fits(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
     let mtu = packet.state.hop.mtu;
     match packet_len(packet)? <= u32::from(mtu) {
         true => Ok(()),
@@ -68,10 +68,10 @@ fn too_big((v6, dont_fragment): (bool, bool), segmentation: Segmentation, mtu: u
 
 /// Lets a packet through that this gateway made or checked before.
 #[inline(always)]
-pub(super) fn unchecked<'f, 'b, 't, A: Lookup>(
-    packet: Ip<'f, 'b, Routed<'t>, A>,
+pub(super) fn unchecked<'f, 'b, 't>(
+    packet: Ip<'f, 'b, Routed<'t>>,
     age: bool,
-) -> Ip<'f, 'b, Ready<'t>, A> {
+) -> Ip<'f, 'b, Ready<'t>> {
     let hop = packet.state.hop;
     packet.with(Ready { hop, age })
 }
@@ -79,7 +79,7 @@ pub(super) fn unchecked<'f, 'b, 't, A: Lookup>(
 /// Refuses what the host sent and would come back to it, or what its kernel was
 /// to send to another node itself.
 #[inline(always)]
-pub(super) fn leaves_host<A>(packet: &Ip<'_, '_, Routed<'_>, A>) -> Result<(), Exit> {
+pub(super) fn leaves_host(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
     match packet.state.hop.way {
         Way::Host => Err(DropReason::HostLoop.into()),
         Way::HostToPeer(_) => Err(DropReason::DirectLoop.into()),
@@ -90,8 +90,8 @@ pub(super) fn leaves_host<A>(packet: &Ip<'_, '_, Routed<'_>, A>) -> Result<(), E
 /// Refuses what came from another node and would go to another, unless both are
 /// transit peers, and always what would go back: no loops.
 #[inline(always)]
-pub(super) fn transits<A>(
-    packet: &Ip<'_, '_, Routed<'_>, A>,
+pub(super) fn transits(
+    packet: &Ip<'_, '_, Routed<'_>>,
     (from, peer): (PeerId, &PeerEntry),
 ) -> Result<(), Exit> {
     let (to, to_transit) = match packet.state.hop.way {
@@ -110,7 +110,7 @@ pub(super) fn transits<A>(
 
 /// Length of the IP packet, or of the largest that a super-frame stands for.
 #[inline(always)]
-fn packet_len<S, A: Lookup>(packet: &Ip<'_, '_, S, A>) -> Result<u32, Exit> {
+fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
     let header = &packet.header;
     let total_len = u32::from(header.total_len);
     let (l4, size) = match (packet.frame.segmentation, header.protocol, header.is_v6()) {

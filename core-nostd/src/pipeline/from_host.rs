@@ -2,10 +2,8 @@
 //!
 //! parse → (ARP/ND proxy | ping to the gateway) → route → TTL, MTU → [local | encap] → fate
 
-use core::net::{Ipv4Addr, Ipv6Addr};
-
-use super::{Arrival, Exit, deliver, forward, guard, local, parse, route};
-use crate::tables::entry::{Lookup, NetworkEntry};
+use super::{Arrival, Exit, Sender, guard, local, onward, parse};
+use crate::tables::entry::NetworkEntry;
 use crate::wire::ethernet;
 use crate::{DropReason, Fate, Frame};
 
@@ -14,34 +12,29 @@ pub(super) fn run(arrival: &Arrival<'_, '_>, frame: &mut Frame<'_>) -> Result<Fa
     let network = arrival.network.ok_or(DropReason::PortUnknown)?;
     let ethernet = parse::ethernet(frame)?;
     match ethernet.ethertype {
-        ethernet::IPV4 => ip::<Ipv4Addr>(arrival, network, &ethernet, frame),
-        ethernet::IPV6 => ip::<Ipv6Addr>(arrival, network, &ethernet, frame),
+        ethernet::IPV4 | ethernet::IPV6 => ip(arrival, network, &ethernet, frame),
         ethernet::ARP => local::arp(network, arrival.port, frame, &parse::arp(frame)?),
         other => Err(parse::refuse(other)),
     }
 }
 
 #[inline(always)]
-fn ip<A: Lookup>(
+fn ip(
     arrival: &Arrival<'_, '_>,
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
     frame: &mut Frame<'_>,
 ) -> Result<Fate, Exit> {
-    let packet = parse::ip::<A>(frame)?;
+    let packet = parse::ip_of(frame, ethernet.ethertype == ethernet::IPV6)?;
     if local::is_discovery(&packet) {
-        let packet = packet.of_either();
         let message = local::discovery(&packet)?;
         return local::discover(network, arrival.port, packet, &message);
     }
     let packet = guard::host(network, packet)?;
     guard::addressed(network, ethernet, &packet)?;
     if local::is_for_gateway(network, &packet) {
-        return local::ip(network, ethernet, packet.of_either());
+        return local::ip(network, ethernet, packet);
     }
 
-    let packet = route::lookup(arrival.context, packet)?;
-    forward::leaves_host(&packet)?;
-    let packet = forward::check(packet)?;
-    deliver::deliver(packet).map(Fate::Forward)
+    onward(arrival.context, packet, Sender::Host).map(Fate::Forward)
 }

@@ -2,10 +2,8 @@
 //!
 //! (outer headers |) outer → decap → parse inner → peer guard → route → TTL, MTU → [local | host | transit] → fate
 
-use core::net::{Ipv4Addr, Ipv6Addr};
-
-use super::{Arrival, Context, Exit, decap, deliver, forward, guard, outer, parse, route};
-use crate::tables::entry::{Lookup, PortRole};
+use super::{Arrival, Exit, Sender, decap, guard, onward, outer, parse};
+use crate::tables::entry::PortRole;
 use crate::{Fate, Frame, NetworkId};
 
 /// `network_id` receives the packet's network as soon as it is known, for ICMP errors.
@@ -29,27 +27,13 @@ pub(super) fn run(
         None => decap::open(context, frame)?,
     };
     *network_id = opened.network.id;
-    match opened.v6 {
-        false => ip::<Ipv4Addr>(context, &opened, frame),
-        true => ip::<Ipv6Addr>(context, &opened, frame),
-    }
-}
 
-#[inline(always)]
-fn ip<A: Lookup>(
-    context: Context<'_, '_>,
-    opened: &decap::Opened<'_>,
-    frame: &mut Frame<'_>,
-) -> Result<Fate, Exit> {
-    let packet = parse::ip::<A>(frame)?;
-    let packet = guard::peer(context.tables, opened, packet)?;
-    let packet = decap::restore_offload(context.tables, opened, packet)?;
+    let packet = parse::ip_of(frame, opened.v6)?;
+    let packet = guard::peer(context.tables, &opened, packet)?;
+    let packet = decap::restore_offload(context.tables, &opened, packet)?;
     let packet = decap::merge_ecn(packet, opened.outer_tos)?;
-    let from = Some(opened.peer.0);
-    guard::floods(opened.network, opened.for_all, &packet, from)?;
+    let (from, peer) = opened.peer;
+    guard::floods(opened.network, opened.for_all, &packet, Some(from))?;
 
-    let packet = route::lookup(context, packet)?;
-    forward::transits(&packet, opened.peer)?;
-    let packet = forward::check(packet)?;
-    deliver::deliver(packet).map(Fate::Forward)
+    onward(context, packet, Sender::Peer(from, peer)).map(Fate::Forward)
 }

@@ -6,8 +6,7 @@ use super::local::Discovery;
 use super::{Admitted, Exit, Ip, Parsed, decap};
 use crate::channel::{NetworkOptions, NextHop};
 use crate::tables::Tables;
-use crate::tables::entry::{Lookup, NetworkEntry, PortEntry};
-use crate::wire::ip::Address;
+use crate::tables::entry::{NetworkEntry, PortEntry};
 use crate::wire::{arp, ethernet, ip, nd};
 use crate::{DropReason, PeerId};
 
@@ -23,19 +22,19 @@ pub(super) fn source_mac(port: &PortEntry, ethernet: &ethernet::Header) -> Resul
 /// Source guard for a pod's packet: its own or an allowed address, and no tunnel
 /// of its own making.
 #[inline(always)]
-pub(super) fn endpoint<'f, 'b, 't, A: Lookup>(
+pub(super) fn endpoint<'f, 'b, 't>(
     tables: &Tables<'_>,
     (network, port): (&'t NetworkEntry, &PortEntry),
-    packet: Ip<'f, 'b, Parsed, A>,
-) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+    packet: Ip<'f, 'b, Parsed>,
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     // Its own addresses are a host's, and no gateway's: the tables see to that.
-    if !port.addresses.has(packet.src()) || packet.src().is_link_local() {
+    if !port.addresses.has(packet.src()) || ip::is_link_local(packet.src()) {
         allowed((network, port), packet.src(), packet.is_for_dhcp())?;
     }
     if packet.header.source_routed {
         return Err(DropReason::SourceRoute.into());
     }
-    if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst().into()) {
+    if is_tunnel(tables, &packet) && tables.is_node_underlay(packet.dst()) {
         return Err(DropReason::TunnelSpoof.into());
     }
     Ok(packet.with(Admitted { network }))
@@ -43,13 +42,13 @@ pub(super) fn endpoint<'f, 'b, 't, A: Lookup>(
 
 /// Whether a pod may send from an address that is not simply its own.
 #[inline(never)]
-fn allowed<A: Lookup>(
+fn allowed(
     (network, port): (&NetworkEntry, &PortEntry),
-    src: A,
+    src: IpAddr,
     for_dhcp: bool,
 ) -> Result<(), Exit> {
     not_dhcp(src, for_dhcp)?;
-    if src.is_link_local() {
+    if ip::is_link_local(src) {
         return Err(DropReason::LinkLocalSource.into());
     }
     match port.allowed.covers(src) && may_be_source(network, src) {
@@ -60,12 +59,12 @@ fn allowed<A: Lookup>(
 
 /// Lets a packet of the host into its port's network.
 #[inline(always)]
-pub(super) fn host<'f, 'b, 't, A: Lookup>(
+pub(super) fn host<'f, 'b, 't>(
     network: &'t NetworkEntry,
-    packet: Ip<'f, 'b, Parsed, A>,
-) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+    packet: Ip<'f, 'b, Parsed>,
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     not_dhcp(packet.src(), packet.is_for_dhcp())?;
-    if packet.src().is_link_local() {
+    if ip::is_link_local(packet.src()) {
         return Err(DropReason::LinkLocalSource.into());
     }
     Ok(packet.with(Admitted { network }))
@@ -74,10 +73,10 @@ pub(super) fn host<'f, 'b, 't, A: Lookup>(
 /// Lets only frames through that are addressed to the gateway, or to all where
 /// the network floods.
 #[inline(always)]
-pub(super) fn addressed<A: Lookup>(
+pub(super) fn addressed(
     network: &NetworkEntry,
     ethernet: &ethernet::Header,
-    packet: &Ip<'_, '_, Admitted<'_>, A>,
+    packet: &Ip<'_, '_, Admitted<'_>>,
 ) -> Result<(), Exit> {
     floods(network, ethernet.dst.is_group(), packet, None)?;
     if ethernet.dst != network.gateway_mac {
@@ -93,13 +92,13 @@ pub(super) fn addressed<A: Lookup>(
 /// Neighbor discovery gets here from other nodes only; a copy with its hop limit
 /// of 255 would be believed.
 #[inline(always)]
-pub(super) fn floods<A: Lookup>(
+pub(super) fn floods(
     network: &NetworkEntry,
     frame_for_all: bool,
-    packet: &Ip<'_, '_, Admitted<'_>, A>,
+    packet: &Ip<'_, '_, Admitted<'_>>,
     from: Option<PeerId>,
 ) -> Result<(), Exit> {
-    if !packet.dst().is_group() {
+    if !ip::is_group(packet.dst()) {
         return match frame_for_all {
             false => Ok(()),
             true => Err(DropReason::DestinationGroup.into()),
@@ -142,7 +141,7 @@ pub(super) fn discovery(
     if packet.header.source_routed {
         return Err(DropReason::SourceRoute.into());
     }
-    let mine = |address: IpAddr| Address::is_link_local(address) || owns(port, address);
+    let mine = |address: IpAddr| ip::is_link_local(address) || owns(port, address);
     if !mine(packet.src()) {
         return Err(DropReason::NdSenderIp.into());
     }
@@ -170,17 +169,17 @@ pub(super) fn discovery(
 /// Peer guard: the inner source must route back to the peer that the packet came
 /// from, or be one of its node addresses.
 #[inline(always)]
-pub(super) fn peer<'f, 'b, 't, A: Lookup>(
+pub(super) fn peer<'f, 'b, 't>(
     tables: &Tables<'_>,
     opened: &decap::Opened<'t>,
-    packet: Ip<'f, 'b, Parsed, A>,
-) -> Result<Ip<'f, 'b, Admitted<'t>, A>, Exit> {
+    packet: Ip<'f, 'b, Parsed>,
+) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
     let (id, peer) = opened.peer;
     let src = packet.src();
     let next_hop = tables.route(opened.network, src);
     let routes_back = matches!(next_hop, Some(NextHop::Peer { peer, .. }) if peer == id);
     let known = routes_back || peer.node_addresses.has(src);
-    if !known || src.is_link_local() || !may_be_source(opened.network, src) {
+    if !known || ip::is_link_local(src) || !may_be_source(opened.network, src) {
         return Err(DropReason::PeerGuard.into());
     }
     Ok(packet.with(Admitted {
@@ -191,8 +190,8 @@ pub(super) fn peer<'f, 'b, 't, A: Lookup>(
 /// Whether anybody but the gateway can have the address. A wide prefix (a pod
 /// that may send from anywhere, a default route to a peer) covers others, too.
 #[inline(always)]
-fn may_be_source<A: Lookup>(network: &NetworkEntry, address: A) -> bool {
-    address.is_host() && !network.gateways.has(address)
+fn may_be_source(network: &NetworkEntry, address: IpAddr) -> bool {
+    ip::is_host(address) && !network.gateways.has(address)
 }
 
 #[inline(always)]
@@ -203,8 +202,8 @@ fn owns(port: &PortEntry, address: IpAddr) -> bool {
 /// Refuses the questions of DHCP clients that have no address yet (RFC 2131 section
 /// 4.1, RFC 8415 section 7.2).
 #[inline(always)]
-fn not_dhcp<A: Lookup>(src: A, for_dhcp: bool) -> Result<(), Exit> {
-    match for_dhcp && (src.is_unspecified() || src.is_link_local()) {
+fn not_dhcp(src: IpAddr, for_dhcp: bool) -> Result<(), Exit> {
+    match for_dhcp && (src.is_unspecified() || ip::is_link_local(src)) {
         true => Err(DropReason::Dhcp.into()),
         false => Ok(()),
     }
@@ -213,7 +212,7 @@ fn not_dhcp<A: Lookup>(src: A, for_dhcp: bool) -> Result<(), Exit> {
 /// Whether the packet looks like a tunnel packet to a node that gets it. The
 /// first fragment has the ports; without it the others are never reassembled.
 #[inline(always)]
-fn is_tunnel<S, A: Lookup>(tables: &Tables<'_>, packet: &Ip<'_, '_, S, A>) -> bool {
+fn is_tunnel<S>(tables: &Tables<'_>, packet: &Ip<'_, '_, S>) -> bool {
     match packet.header.protocol {
         ip::IPV4 | ip::IPV6 => true,
         ip::UDP if packet.header.fragment != ip::Fragment::Later => {

@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv6Addr};
 
 use super::{Admitted, Exit, Ip, Parsed, deliver};
 use crate::channel::Proxy;
-use crate::tables::entry::{Lookup, NetworkEntry, PortEntry, PortRole};
+use crate::tables::entry::{NetworkEntry, PortEntry, PortRole};
 use crate::wire::icmp::{Error, HEADER_LEN};
 use crate::wire::{arp, ethernet, icmpv4, icmpv6, ip, ipv6, nd};
 use crate::{Checksum, DropReason, Fate, Frame, MacAddr, Segmentation};
@@ -99,7 +99,7 @@ fn forget_offload(frame: &mut Frame<'_>) {
 
 /// Whether the packet is about what stays on the link.
 #[inline(always)]
-pub(super) fn is_discovery<A: Lookup>(packet: &Ip<'_, '_, Parsed, A>) -> bool {
+pub(super) fn is_discovery(packet: &Ip<'_, '_, Parsed>) -> bool {
     let kind = packet.icmpv6_type();
     kind.is_some_and(|kind| icmpv6::is_listener_discovery(kind) || nd::is_nd(kind))
 }
@@ -216,10 +216,7 @@ pub(super) fn write_discovery<'f>(
 
 /// Whether the packet is for one of the gateway's own addresses.
 #[inline(always)]
-pub(super) fn is_for_gateway<A: Lookup>(
-    network: &NetworkEntry,
-    packet: &Ip<'_, '_, Admitted<'_>, A>,
-) -> bool {
+pub(super) fn is_for_gateway(network: &NetworkEntry, packet: &Ip<'_, '_, Admitted<'_>>) -> bool {
     network.gateways.has(packet.dst())
 }
 

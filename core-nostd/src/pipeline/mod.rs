@@ -30,7 +30,7 @@ mod route;
 use core::net::IpAddr;
 
 use crate::tables::Tables;
-use crate::tables::entry::{Lookup, NetworkEntry, PortEntry, PortRole};
+use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::wire::{ethernet, icmp as message, ip};
 use crate::{DropReason, Fate, Frame, Instant, NetworkId, Packet, PeerId, PortId};
 
@@ -54,11 +54,10 @@ pub(crate) struct Arrival<'t, 'a> {
     network: Option<&'t NetworkEntry>,
 }
 
-/// An IP packet in its frame, with the proof of how far it has come. `A` is the
-/// kind of its addresses: those of the version that it has, or of either.
-pub(crate) struct Ip<'f, 'b, S, A = IpAddr> {
+/// An IP packet in its frame, with the proof of how far it has come.
+pub(crate) struct Ip<'f, 'b, S> {
     frame: &'f mut Frame<'b>,
-    header: ip::Header<A>,
+    header: ip::Header,
     state: S,
 }
 
@@ -82,9 +81,9 @@ pub(crate) struct Ready<'t> {
     age: bool,
 }
 
-impl<'f, 'b, S, A: Lookup> Ip<'f, 'b, S, A> {
+impl<'f, 'b, S> Ip<'f, 'b, S> {
     #[inline(always)]
-    fn with<T>(self, state: T) -> Ip<'f, 'b, T, A> {
+    fn with<T>(self, state: T) -> Ip<'f, 'b, T> {
         Ip {
             frame: self.frame,
             header: self.header,
@@ -93,22 +92,13 @@ impl<'f, 'b, S, A: Lookup> Ip<'f, 'b, S, A> {
     }
 
     #[inline(always)]
-    fn dst(&self) -> A {
+    fn dst(&self) -> IpAddr {
         self.header.dst
     }
 
     #[inline(always)]
-    fn src(&self) -> A {
+    fn src(&self) -> IpAddr {
         self.header.src
-    }
-
-    /// The same packet for code that takes either version.
-    fn of_either(self) -> Ip<'f, 'b, S> {
-        Ip {
-            frame: self.frame,
-            header: self.header.of_either(),
-            state: self.state,
-        }
     }
 
     /// What follows the IP headers.
@@ -228,8 +218,40 @@ fn send(
 ) -> Result<PortId, Exit> {
     let network = context.tables.network(network);
     let network = network.ok_or(DropReason::NoRoute)?;
-    let packet: Ip<'_, '_, Parsed> = parse::ip(frame)?;
-    let packet = packet.with(Admitted { network });
+    let packet = parse::ip(frame)?.with(Admitted { network });
+    onward(context, packet, Sender::Gateway { age })
+}
+
+/// Who sent what is to go on.
+enum Sender<'t> {
+    Endpoint,
+    Host,
+    Peer(PeerId, &'t PeerEntry),
+    /// This gateway made it, or checked it before; `age` is as of [`send`].
+    Gateway {
+        age: bool,
+    },
+}
+
+/// The rest of every packet's way: route → TTL, MTU → delivery.
+#[inline(never)]
+fn onward(
+    context: Context<'_, '_>,
+    packet: Ip<'_, '_, Admitted<'_>>,
+    sender: Sender<'_>,
+) -> Result<PortId, Exit> {
     let packet = route::lookup(context, packet)?;
-    deliver::deliver(forward::unchecked(packet, age))
+    let packet = match sender {
+        Sender::Gateway { age } => forward::unchecked(packet, age),
+        Sender::Endpoint => forward::check(packet)?,
+        Sender::Host => {
+            forward::leaves_host(&packet)?;
+            forward::check(packet)?
+        }
+        Sender::Peer(id, peer) => {
+            forward::transits(&packet, (id, peer))?;
+            forward::check(packet)?
+        }
+    };
+    deliver::deliver(packet)
 }

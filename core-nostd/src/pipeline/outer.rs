@@ -1,13 +1,12 @@
 //! Outer headers on raw Ethernet ports: read when a frame comes in, written when a
 //! tunnel packet leaves. Behind sockets the kernel does both.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
 use super::{Context, Exit, Parsed, decap, deliver, local, parse};
 use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
 use crate::tables::entry::PortEntry;
-use crate::wire::ip::Address;
 use crate::wire::{checksum, ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, l4, nd, udp, vxlan};
 use crate::{Checksum, DropReason, Fate, Frame, Outer, OuterL4, Segmentation};
 
@@ -38,8 +37,9 @@ pub(super) fn receive<'t>(
     }
     let header = match ethernet.ethertype {
         ethernet::ARP => return Err(Exit::Link),
-        ethernet::IPV4 => Ipv4Addr::parse(packet).map(ip::Header::of_either),
-        ethernet::IPV6 => Ipv6Addr::parse(packet).map(ip::Header::of_either),
+        ethernet::IPV4 | ethernet::IPV6 => {
+            ip::Header::parse_as(ethernet.ethertype == ethernet::IPV6, packet)
+        }
         ethernet::VLAN | ethernet::QINQ => return Err(DropReason::VlanTagged.into()),
         _ => return Err(DropReason::NotIp.into()),
     };

@@ -1,7 +1,6 @@
 //! Parsing: from bytes to a packet whose header and lengths are right.
 
 use super::{Exit, Ip, Parsed};
-use crate::tables::entry::Lookup;
 use crate::wire::{arp, ethernet, ip, ipv4, ipv6, l4};
 use crate::{Checksum, DropReason, Frame};
 
@@ -30,16 +29,24 @@ pub(super) fn refuse(ethertype: u16) -> Exit {
     }
 }
 
+/// Parses the IP packet of either version behind an Ethernet header.
+pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>, Exit> {
+    let first = frame.bytes().get(ethernet::HEADER_LEN);
+    let v6 = first.is_some_and(|first| first >> 4 == 6);
+    ip_of(frame, v6)
+}
+
 /// Parses the IP packet behind an Ethernet header that announces one of this
 /// version, and cuts off the padding that Ethernet may have added.
-#[inline(always)]
-pub(super) fn ip<'f, 'b, A: Lookup>(
+#[inline(never)]
+pub(super) fn ip_of<'f, 'b>(
     frame: &'f mut Frame<'b>,
-) -> Result<Ip<'f, 'b, Parsed, A>, Exit> {
+    v6: bool,
+) -> Result<Ip<'f, 'b, Parsed>, Exit> {
     let bytes = frame.content().ok_or(DropReason::FrameTruncated)?;
     let packet = bytes.get(ethernet::HEADER_LEN..);
     let packet = packet.ok_or(DropReason::FrameTruncated)?;
-    let header = A::parse(packet).map_err(refuse_ip)?;
+    let header = ip::Header::parse_as(v6, packet).map_err(refuse_ip)?;
     frame.truncate(ethernet::HEADER_LEN + usize::from(header.total_len));
     check_checksum_mark(frame, &header)?;
     Ok(Ip {
@@ -80,7 +87,7 @@ fn refuse_v6(error: ipv6::Error) -> DropReason {
 /// would write a source address or a tunnel's port that nobody has checked. A
 /// pod with CAP_NET_RAW can mark any place (PACKET_VNET_HDR).
 #[inline(always)]
-fn check_checksum_mark<A>(frame: &Frame<'_>, header: &ip::Header<A>) -> Result<(), Exit> {
+fn check_checksum_mark(frame: &Frame<'_>, header: &ip::Header) -> Result<(), Exit> {
     let Checksum::Partial { start, offset } = frame.checksum else {
         return Ok(());
     };

@@ -2,8 +2,9 @@
 
 use super::{Admitted, Context, Exit, Ip, Routed};
 use crate::channel::{Encap, NextHop};
-use crate::tables::entry::{Lookup, NetworkEntry, PeerEntry, PortEntry, PortRole};
+use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::wire::icmp::Error;
+use crate::wire::ip;
 use crate::{DropReason, PeerId, PortId};
 
 /// A next hop, resolved: where to, by which port, in which network.
@@ -41,16 +42,16 @@ pub(super) enum Tunnel {
 
 /// Looks the destination up.
 #[inline(always)]
-pub(super) fn lookup<'f, 'b, 't, A: Lookup>(
+pub(super) fn lookup<'f, 'b, 't>(
     context: Context<'t, '_>,
-    packet: Ip<'f, 'b, Admitted<'t>, A>,
-) -> Result<Ip<'f, 'b, Routed<'t>, A>, Exit> {
+    packet: Ip<'f, 'b, Admitted<'t>>,
+) -> Result<Ip<'f, 'b, Routed<'t>>, Exit> {
     let tables = context.tables;
     let no_route = || DropReason::NoRoute.with(Error::NoRoute);
     let network = packet.state.network;
     // A default route leads to no loopback and off no link (RFC 1812 section
     // 5.3.7, RFC 4291 section 2.5.6), least of all to the host's own.
-    if !packet.dst().is_host() || packet.dst().is_link_local() {
+    if !ip::is_host(packet.dst()) || ip::is_link_local(packet.dst()) {
         return Err(no_route());
     }
     let next_hop = tables.route(network, packet.dst()).ok_or_else(no_route)?;

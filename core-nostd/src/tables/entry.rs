@@ -1,6 +1,6 @@
 //! What the tables hold: plain data whose all-zero form is "absent".
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr};
 
 use zerocopy::{FromZeros, Immutable};
 
@@ -8,7 +8,6 @@ use crate::addr::{Family, Key};
 use crate::channel::{EncapSet, NetworkOptions, NextHop, Offloads, Owner, PortStats, Proxy};
 use crate::fib::{Fib, Value};
 use crate::pipeline::icmp;
-use crate::wire::ip;
 use crate::{Instant, MacAddr, NetworkId, PortId, Vni};
 
 /// Addresses or prefixes that one entry may have.
@@ -72,7 +71,7 @@ impl KeyList {
     /// 0.0.0.0 or `::`.
     #[inline(always)]
     pub(crate) fn has<A: Lookup>(&self, address: A) -> bool {
-        !address.is_unspecified() && address.is_in(self)
+        address.is_in(self)
     }
 
     /// The longest IPv4 prefix that holds all IPv4 addresses of a list of addresses, as
@@ -105,15 +104,16 @@ impl KeyList {
     }
 
     /// Whether one of the keys covers this address.
-    pub(crate) fn covers<A: Lookup>(&self, address: A) -> bool {
-        let wanted = Key::host(address.into());
+    pub(crate) fn covers(&self, address: IpAddr) -> bool {
+        let wanted = Key::host(address);
         self.iter().any(|key| key.covers(wanted))
     }
 }
 
-/// An address as the tables are asked for it; see [`ip::Address`].
-pub(crate) trait Lookup: ip::Address {
-    /// Whether it is among the addresses of a list; it is not unspecified.
+/// An address as the tables are asked for it: of IPv4, where nothing asks again
+/// whether it is that, or of either version.
+pub(crate) trait Lookup: Copy {
+    /// Whether it is among the addresses of a list.
     fn is_in(self, list: &KeyList) -> bool;
 
     /// The code of its route in a FIB.
@@ -125,21 +125,7 @@ impl Lookup for Ipv4Addr {
     fn is_in(self, list: &KeyList) -> bool {
         let [a, b, c, d] = list.v4;
         let wanted = self.to_bits();
-        a == wanted || b == wanted || c == wanted || d == wanted
-    }
-
-    #[inline(always)]
-    fn find_in<V: Value + 'static>(self, fib: &Fib<'_, V>, index: usize) -> u32 {
-        fib.lookup(index, self.to_bits())
-    }
-}
-
-impl Lookup for Ipv6Addr {
-    #[inline(always)]
-    fn is_in(self, list: &KeyList) -> bool {
-        let [a, b, c, d] = list.v6;
-        let wanted = self.to_bits();
-        a == wanted || b == wanted || c == wanted || d == wanted
+        wanted != 0 && (a == wanted || b == wanted || c == wanted || d == wanted)
     }
 
     #[inline(always)]
@@ -152,14 +138,14 @@ impl Lookup for IpAddr {
     fn is_in(self, list: &KeyList) -> bool {
         match self {
             IpAddr::V4(v4) => v4.is_in(list),
-            IpAddr::V6(v6) => v6.is_in(list),
+            IpAddr::V6(v6) => !v6.is_unspecified() && list.v6.contains(&v6.to_bits()),
         }
     }
 
     fn find_in<V: Value + 'static>(self, fib: &Fib<'_, V>, index: usize) -> u32 {
         match self {
             IpAddr::V4(v4) => v4.find_in(fib, index),
-            IpAddr::V6(v6) => v6.find_in(fib, index),
+            IpAddr::V6(v6) => fib.lookup(index, v6.to_bits()),
         }
     }
 }

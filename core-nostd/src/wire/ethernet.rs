@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::{ip, ipv6};
+use super::ipv6;
 use crate::MacAddr;
 
 /// Length of an untagged header in bytes.
@@ -55,8 +55,8 @@ impl Header {
 
 /// The EtherType of packets to an address.
 #[inline(always)]
-pub fn ethertype(address: impl ip::Address) -> u16 {
-    match address.is_v6() {
+pub fn ethertype(address: IpAddr) -> u16 {
+    match address.is_ipv6() {
         false => IPV4,
         true => IPV6,
     }

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{checksum, ipv4, ipv6, l4};
+use super::{ipv4, ipv6, l4};
 
 /// Protocol number of ICMP for IPv4.
 pub const ICMP: u8 = 1;
@@ -48,49 +48,13 @@ pub enum Error {
     V6(ipv6::Error),
 }
 
-/// An IP address of one version, or of either. What is generic over it is made
-/// three times: for each version alone, where nothing asks again which it is, and
-/// for both.
-pub trait Address: Copy + Eq + Into<IpAddr> {
-    /// Whether it is IPv6.
-    fn is_v6(self) -> bool;
-
-    /// Whether it is 0.0.0.0 or `::`.
-    fn is_unspecified(self) -> bool;
-
-    /// See [`is_host`].
-    fn is_host(self) -> bool;
-
-    /// See [`is_group`].
-    fn is_group(self) -> bool;
-
-    /// Whether it is IPv6 and means something on one link only: fe80::/10 or `::`.
-    fn is_link_local(self) -> bool;
-
-    /// Both addresses as one number in which each bit counts, for hashes.
-    fn mix(src: Self, dst: Self) -> u64;
-
-    /// Sum of the pseudo-header for an upper layer of `len` bytes; see
-    /// [`checksum::pseudo_header`].
-    fn pseudo_header(src: Self, dst: Self, protocol: u8, len: u16) -> u64;
-
-    /// Reads and checks the header of a packet of this version; see [`Header::parse`].
-    ///
-    /// # Errors
-    /// [`Error`].
-    fn parse(bytes: &[u8]) -> Result<Header<Self>, Error>;
-
-    /// Lowers TTL or hop limit of a packet of this version; see [`decrement_ttl`].
-    fn decrement_ttl(bytes: &mut [u8]);
-}
-
 /// The header of an IPv4 or IPv6 packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Header<A = IpAddr> {
+pub struct Header {
     /// Source address.
-    pub src: A,
+    pub src: IpAddr,
     /// Destination address, of the same version.
-    pub dst: A,
+    pub dst: IpAddr,
     /// Type of service or traffic class: DSCP and ECN.
     pub tos: u8,
     /// TTL or hop limit.
@@ -122,14 +86,22 @@ impl Header {
     /// # Errors
     /// [`Error`]; what is neither version 4 nor 6 fails as IPv4.
     pub fn parse(bytes: &[u8]) -> Result<Header, Error> {
-        match bytes.first().map(|first| first >> 4) {
-            Some(6) => Ipv6Addr::parse(bytes).map(Header::of_either),
-            _ => Ipv4Addr::parse(bytes).map(Header::of_either),
+        let v6 = bytes.first().is_some_and(|first| first >> 4 == 6);
+        Header::parse_as(v6, bytes)
+    }
+
+    /// As [`Header::parse`], of a packet that is to be IPv6 or not.
+    ///
+    /// # Errors
+    /// [`Error`]; the other version's is one.
+    #[inline(never)]
+    pub fn parse_as(v6: bool, bytes: &[u8]) -> Result<Header, Error> {
+        match v6 {
+            true => parse_v6(bytes).map_err(Error::V6),
+            false => parse_v4(bytes).map_err(Error::V4),
         }
     }
-}
 
-impl<A: Address> Header<A> {
     /// Whether this is a fragment of a larger packet.
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
@@ -139,25 +111,7 @@ impl<A: Address> Header<A> {
     /// Whether this is IPv6.
     #[inline(always)]
     pub fn is_v6(&self) -> bool {
-        self.src.is_v6()
-    }
-
-    /// The same header for code that takes either version.
-    pub fn of_either(self) -> Header {
-        Header {
-            src: self.src.into(),
-            dst: self.dst.into(),
-            tos: self.tos,
-            ttl: self.ttl,
-            protocol: self.protocol,
-            dont_fragment: self.dont_fragment,
-            fragment: self.fragment,
-            source_routed: self.source_routed,
-            named_at: self.named_at,
-            header_len: self.header_len,
-            total_len: self.total_len,
-            ports: self.ports,
-        }
+        self.src.is_ipv6()
     }
 }
 
@@ -170,136 +124,89 @@ fn ports(protocol: u8, fragment: Fragment, payload: &[u8]) -> Option<(u16, u16)>
     }
 }
 
-impl Address for Ipv4Addr {
-    #[inline(always)]
-    fn is_v6(self) -> bool {
-        false
-    }
+fn parse_v4(bytes: &[u8]) -> Result<Header, ipv4::Error> {
+    let header = ipv4::Header::parse(bytes)?;
+    let (header_len, total_len) = (u16::from(header.header_len), header.total_len);
+    let fragment = Fragment::new(header.fragment_offset, header.more_fragments);
+    let payload = bytes.get(usize::from(header_len)..usize::from(total_len));
+    Ok(Header {
+        src: header.src.into(),
+        dst: header.dst.into(),
+        tos: header.tos,
+        ttl: header.ttl,
+        protocol: header.protocol,
+        dont_fragment: header.dont_fragment,
+        fragment,
+        source_routed: header_len > 20
+            && ipv4::has_source_route(bytes.get(..usize::from(header_len)).unwrap_or_default()),
+        named_at: 9,
+        header_len,
+        total_len,
+        ports: ports(header.protocol, fragment, payload.unwrap_or_default()),
+    })
+}
 
-    #[inline(always)]
-    fn is_unspecified(self) -> bool {
-        self == Ipv4Addr::UNSPECIFIED
-    }
+fn parse_v6(bytes: &[u8]) -> Result<Header, ipv6::Error> {
+    let header = ipv6::Header::parse(bytes)?;
+    let upper = ipv6::upper(&header, bytes)?;
+    let total_len = header.payload_len.checked_add(40);
+    let total_len = total_len.ok_or(ipv6::Error::PayloadLength)?;
+    let payload = bytes.get(usize::from(upper.offset)..usize::from(total_len));
+    Ok(Header {
+        src: header.src.into(),
+        dst: header.dst.into(),
+        tos: header.traffic_class,
+        ttl: header.hop_limit,
+        protocol: upper.protocol,
+        dont_fragment: true,
+        fragment: upper.fragment,
+        source_routed: upper.source_routed,
+        named_at: upper.named_at,
+        header_len: upper.offset,
+        total_len,
+        ports: ports(upper.protocol, upper.fragment, payload.unwrap_or_default()),
+    })
+}
 
-    #[inline(always)]
-    fn is_host(self) -> bool {
-        ipv4::is_host(self)
-    }
-
-    #[inline(always)]
-    fn is_group(self) -> bool {
-        self.is_broadcast() || self.is_multicast()
-    }
-
-    #[inline(always)]
-    fn is_link_local(self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn mix(src: Self, dst: Self) -> u64 {
-        u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
-    }
-
-    #[inline(always)]
-    fn pseudo_header(src: Self, dst: Self, protocol: u8, len: u16) -> u64 {
-        checksum::pseudo_header_v4(src, dst, protocol, len)
-    }
-
-    #[inline(always)]
-    fn parse(bytes: &[u8]) -> Result<Header<Self>, Error> {
-        let header = ipv4::Header::parse(bytes).map_err(Error::V4)?;
-        let (header_len, total_len) = (u16::from(header.header_len), header.total_len);
-        let fragment = Fragment::new(header.fragment_offset, header.more_fragments);
-        let payload = bytes.get(usize::from(header_len)..usize::from(total_len));
-        Ok(Header {
-            src: header.src,
-            dst: header.dst,
-            tos: header.tos,
-            ttl: header.ttl,
-            protocol: header.protocol,
-            dont_fragment: header.dont_fragment,
-            fragment,
-            source_routed: header_len > 20
-                && ipv4::has_source_route(bytes.get(..usize::from(header_len)).unwrap_or_default()),
-            named_at: 9,
-            header_len,
-            total_len,
-            ports: ports(header.protocol, fragment, payload.unwrap_or_default()),
-        })
-    }
-
-    #[inline(always)]
-    fn decrement_ttl(bytes: &mut [u8]) {
-        ipv4::decrement_ttl(bytes);
+/// Whether a single host can have this address as seen from another (RFC 1122
+/// section 3.2.1.3, RFC 4291).
+pub fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => ipv4::is_host(v4),
+        IpAddr::V6(v6) => ipv6::is_host(v6),
     }
 }
 
-impl Address for Ipv6Addr {
-    #[inline(always)]
-    fn is_v6(self) -> bool {
-        true
+/// Whether the address stands for more than one host.
+pub fn is_group(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_broadcast() || v4.is_multicast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
     }
+}
 
-    #[inline(always)]
-    fn is_unspecified(self) -> bool {
-        self == Ipv6Addr::UNSPECIFIED
+/// Whether the address is IPv6 and means something on one link only: fe80::/10 or `::`.
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),
     }
+}
 
-    #[inline(always)]
-    fn is_host(self) -> bool {
-        ipv6::is_host(self)
+/// Both addresses as one number in which each bit counts, for hashes; 0 when their
+/// versions differ.
+pub fn mix(src: IpAddr, dst: IpAddr) -> u64 {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => mix_v4(src, dst),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => half(src).rotate_left(32) ^ half(dst),
+        _ => 0,
     }
+}
 
-    #[inline(always)]
-    fn is_group(self) -> bool {
-        self.is_multicast()
-    }
-
-    #[inline(always)]
-    fn is_link_local(self) -> bool {
-        self.is_unicast_link_local() || self.is_unspecified()
-    }
-
-    #[inline(always)]
-    fn mix(src: Self, dst: Self) -> u64 {
-        half(src).rotate_left(32) ^ half(dst)
-    }
-
-    #[inline(always)]
-    fn pseudo_header(src: Self, dst: Self, protocol: u8, len: u16) -> u64 {
-        checksum::pseudo_header_v6(src, dst, protocol, len)
-    }
-
-    #[inline(always)]
-    fn parse(bytes: &[u8]) -> Result<Header<Self>, Error> {
-        let header = ipv6::Header::parse(bytes).map_err(Error::V6)?;
-        let upper = ipv6::upper(&header, bytes).map_err(Error::V6)?;
-        let total_len = header.payload_len.checked_add(40);
-        let total_len = total_len.ok_or(Error::V6(ipv6::Error::PayloadLength))?;
-        let payload = bytes.get(usize::from(upper.offset)..usize::from(total_len));
-        Ok(Header {
-            src: header.src,
-            dst: header.dst,
-            tos: header.traffic_class,
-            ttl: header.hop_limit,
-            protocol: upper.protocol,
-            dont_fragment: true,
-            fragment: upper.fragment,
-            source_routed: upper.source_routed,
-            named_at: upper.named_at,
-            header_len: upper.offset,
-            total_len,
-            ports: ports(upper.protocol, upper.fragment, payload.unwrap_or_default()),
-        })
-    }
-
-    #[inline(always)]
-    fn decrement_ttl(bytes: &mut [u8]) {
-        if let Some([_, _, _, _, _, _, _, hop_limit]) = bytes.first_chunk_mut() {
-            *hop_limit = hop_limit.saturating_sub(1);
-        }
-    }
+/// As [`mix`], of IPv4 addresses.
+#[inline(always)]
+pub fn mix_v4(src: Ipv4Addr, dst: Ipv4Addr) -> u64 {
+    u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
 }
 
 /// The two halves of an IPv6 address as one number in which both count.
@@ -311,74 +218,13 @@ fn half(address: Ipv6Addr) -> u64 {
     high.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ low
 }
 
-impl Address for IpAddr {
-    fn is_v6(self) -> bool {
-        self.is_ipv6()
-    }
-
-    fn is_unspecified(self) -> bool {
-        IpAddr::is_unspecified(&self)
-    }
-
-    fn is_host(self) -> bool {
-        match self {
-            IpAddr::V4(v4) => v4.is_host(),
-            IpAddr::V6(v6) => v6.is_host(),
-        }
-    }
-
-    fn is_group(self) -> bool {
-        match self {
-            IpAddr::V4(v4) => v4.is_group(),
-            IpAddr::V6(v6) => v6.is_group(),
-        }
-    }
-
-    fn is_link_local(self) -> bool {
-        match self {
-            IpAddr::V4(v4) => Address::is_link_local(v4),
-            IpAddr::V6(v6) => Address::is_link_local(v6),
-        }
-    }
-
-    fn mix(src: Self, dst: Self) -> u64 {
-        match (src, dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => Ipv4Addr::mix(src, dst),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => Ipv6Addr::mix(src, dst),
-            _ => 0,
-        }
-    }
-
-    fn pseudo_header(src: Self, dst: Self, protocol: u8, len: u16) -> u64 {
-        checksum::pseudo_header(src, dst, protocol, len)
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Header, Error> {
-        Header::parse(bytes)
-    }
-
-    fn decrement_ttl(bytes: &mut [u8]) {
-        decrement_ttl(bytes);
-    }
-}
-
-/// Whether a single host can have this address as seen from another (RFC 1122
-/// section 3.2.1.3, RFC 4291).
-pub fn is_host(address: IpAddr) -> bool {
-    address.is_host()
-}
-
-/// Whether the address stands for more than one host.
-pub fn is_group(address: IpAddr) -> bool {
-    address.is_group()
-}
-
 /// Lowers TTL or hop limit of the header at the front of `bytes` by one; the
 /// IPv4 checksum is updated (RFC 1624). 0 and a truncated header are left alone.
 pub fn decrement_ttl(bytes: &mut [u8]) {
     match bytes {
-        [first, ..] if *first >> 4 == 4 => Ipv4Addr::decrement_ttl(bytes),
-        _ => Ipv6Addr::decrement_ttl(bytes),
+        [first, ..] if *first >> 4 == 4 => ipv4::decrement_ttl(bytes),
+        [_, _, _, _, _, _, _, hop_limit, ..] => *hop_limit = hop_limit.saturating_sub(1),
+        _ => {}
     }
 }
 

@@ -1,6 +1,5 @@
 //! What the core reads of TCP and UDP: ports, checksums, payload offsets.
 
-use super::ip::Address;
 use super::{checksum, ip};
 
 /// Length of both ports, which TCP and UDP begin with, in bytes.
@@ -44,11 +43,11 @@ pub fn tcp_header_len(payload: &[u8]) -> Option<u8> {
 
 /// Whether the TCP, UDP or ICMPv6 checksum of a packet verifies. `packet` is what
 /// the IP headers leave of it.
-pub fn is_valid<A: Address>(header: &ip::Header<A>, packet: &[u8]) -> bool {
+pub fn is_valid(header: &ip::Header, packet: &[u8]) -> bool {
     let Ok(len) = u16::try_from(packet.len()) else {
         return false;
     };
-    let pseudo = A::pseudo_header(header.src, header.dst, header.protocol, len);
+    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
     checksum::fold(pseudo + checksum::sum(packet)) == 0xffff
 }
 
@@ -58,7 +57,7 @@ pub fn is_valid<A: Address>(header: &ip::Header<A>, packet: &[u8]) -> bool {
 /// Peers on the same machine hand over such packets (the sending kernel left
 /// the rest to a device that never came). `packet` is what the IP headers leave of it.
 #[inline(always)]
-pub fn is_unfinished<A: Address>(header: &ip::Header<A>, packet: &[u8]) -> bool {
+pub fn is_unfinished(header: &ip::Header, packet: &[u8]) -> bool {
     let Some(offset) = checksum_offset(header.protocol) else {
         return false;
     };
@@ -68,7 +67,7 @@ pub fn is_unfinished<A: Address>(header: &ip::Header<A>, packet: &[u8]) -> bool 
     let (Some(field), Ok(len)) = (field, u16::try_from(packet.len())) else {
         return false;
     };
-    let pseudo = A::pseudo_header(header.src, header.dst, header.protocol, len);
+    let pseudo = checksum::pseudo_header(header.src, header.dst, header.protocol, len);
     u16::from_be_bytes(*field) == checksum::fold(pseudo) && !is_valid(header, packet)
 }
 

@@ -12,7 +12,6 @@ use crate::channel::{Encap, NetworkOptions};
 use crate::fib::Root;
 use crate::tables::Tables;
 use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
-use crate::wire::ip::Address;
 use crate::wire::{ethernet, ip, ipv4, vxlan};
 use crate::{Frame, Instant, MacAddr, Outer, OuterL4};
 
@@ -145,7 +144,7 @@ impl<'t> Lane<'t> {
 /// The source port of a packet in VXLAN.
 #[inline(always)]
 pub(super) fn source_port(plain: &Plain) -> u16 {
-    let addresses = Ipv4Addr::mix(plain.src, plain.dst);
+    let addresses = ip::mix_v4(plain.src, plain.dst);
     deliver::source_port(deliver::hash(addresses, plain.protocol, plain.ports))
 }
 
