@@ -98,8 +98,8 @@ fn set_endpoint(entry: &mut PortEntry, endpoint: &Endpoint) -> Result<(), TableE
         return Err(TableError::Invalid(Reason::NoAddress));
     }
     entry.network = endpoint.network;
-    entry.addresses = KeyList::new(endpoint.addresses.iter().map(|a| Key::host(*a)));
-    entry.allowed = KeyList::new(endpoint.allowed.iter().map(|p| p.key()));
+    entry.addresses = KeyList::of_addresses(&endpoint.addresses);
+    entry.allowed = KeyList::of_prefixes(&endpoint.allowed);
     Ok(())
 }
 
@@ -122,6 +122,6 @@ fn set_wire(entry: &mut PortEntry, wire: &Wire) -> Result<(), TableError> {
             return Err(TableError::Invalid(Reason::GatewayOffLink));
         }
     }
-    entry.gateways = KeyList::new(wire.gateways.iter().map(|a| Key::host(*a)));
+    entry.gateways = KeyList::of_addresses(&wire.gateways);
     Ok(())
 }

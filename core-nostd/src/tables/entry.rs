@@ -8,7 +8,7 @@ use crate::addr::{Family, Key};
 use crate::channel::{EncapSet, NetworkOptions, NextHop, Offloads, Owner, PortStats, Proxy};
 use crate::fib::{Fib, Value};
 use crate::pipeline::icmp;
-use crate::{Instant, MacAddr, NetworkId, PortId, Vni};
+use crate::{Instant, IpPrefix, MacAddr, NetworkId, PortId, Vni};
 
 /// Addresses or prefixes that one entry may have.
 pub(crate) const KEYS: usize = 4;
@@ -29,36 +29,60 @@ impl KeyList {
     /// The keys of the iterator, as many as fit.
     pub(crate) fn new(keys: impl Iterator<Item = Key>) -> Self {
         let mut list = Self::new_zeroed();
-        let slots = list
-            .families
-            .iter_mut()
-            .zip(&mut list.lengths)
-            .zip(list.v4.iter_mut().zip(&mut list.v6));
-        for (key, ((family, length), (v4, v6))) in keys.zip(slots) {
-            (*family, *length) = (key.family, key.length);
-            match key.family {
-                Family::V4 => *v4 = key.bits_v4(),
-                Family::V6 => *v6 = key.bits,
-            }
-            list.count += 1;
+        for key in keys {
+            list.push(key);
         }
         list
     }
 
+    /// These addresses, as many as fit.
+    pub(crate) fn of_addresses(addresses: &[IpAddr]) -> Self {
+        Self::new(addresses.iter().map(|address| Key::host(*address)))
+    }
+
+    /// These prefixes, as many as fit.
+    pub(crate) fn of_prefixes(prefixes: &[IpPrefix]) -> Self {
+        Self::new(prefixes.iter().map(|prefix| prefix.key()))
+    }
+
+    /// Adds a key, if it fits.
+    #[inline(never)]
+    fn push(&mut self, key: Key) {
+        let index = usize::from(self.count);
+        let slots = self
+            .families
+            .get_mut(index)
+            .zip(self.lengths.get_mut(index));
+        let bits = self.v4.get_mut(index).zip(self.v6.get_mut(index));
+        let Some(((family, length), (v4, v6))) = slots.zip(bits) else {
+            return;
+        };
+        (*family, *length) = (key.family, key.length);
+        match key.family {
+            Family::V4 => *v4 = key.bits_v4(),
+            Family::V6 => *v6 = key.bits,
+        }
+        self.count += 1;
+    }
+
+    #[inline(never)]
+    fn get(&self, index: usize) -> Option<Key> {
+        if index >= usize::from(self.count) {
+            return None;
+        }
+        let length = *self.lengths.get(index)?;
+        match self.families.get(index)? {
+            Family::V4 => Some(Key::v4(*self.v4.get(index)?, length)),
+            Family::V6 => Some(Key {
+                family: Family::V6,
+                bits: *self.v6.get(index)?,
+                length,
+            }),
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = Key> + '_ {
-        self.families
-            .iter()
-            .zip(&self.lengths)
-            .zip(self.v4.iter().zip(&self.v6))
-            .take(usize::from(self.count))
-            .map(|((family, length), (v4, v6))| match family {
-                Family::V4 => Key::v4(*v4, *length),
-                Family::V6 => Key {
-                    family: Family::V6,
-                    bits: *v6,
-                    length: *length,
-                },
-            })
+        (0..KEYS).map_while(|index| self.get(index))
     }
 
     /// The first key of the same IP version as `address`.

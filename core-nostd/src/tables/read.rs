@@ -23,16 +23,19 @@ pub(crate) fn first<T, const N: usize>(items: impl Iterator<Item = T>) -> heaple
 }
 
 impl KeyList {
+    #[inline(never)]
     fn addresses(&self) -> heapless::Vec<IpAddr, MAX_ADDRESSES> {
         first(self.iter().map(|key| key.address()))
     }
 
+    #[inline(never)]
     fn prefixes(&self) -> heapless::Vec<IpPrefix, MAX_ADDRESSES> {
         first(self.iter().map(|key| key.prefix()))
     }
 }
 
 impl NetworkEntry {
+    #[inline(never)]
     pub(crate) fn message(&self, id: NetworkId) -> Network {
         Network {
             id,
@@ -52,6 +55,7 @@ impl NetworkEntry {
 }
 
 impl PortEntry {
+    #[inline(never)]
     pub(crate) fn message(&self, id: PortId) -> Port {
         let kind = match self.role {
             PortRole::Endpoint => PortKind::Endpoint(Endpoint {
@@ -87,6 +91,7 @@ impl PortEntry {
 }
 
 impl PeerEntry {
+    #[inline(never)]
     pub(crate) fn message(&self, id: PeerId) -> Peer {
         Peer {
             id,

@@ -64,7 +64,7 @@ impl Tables<'_> {
             network: new.network,
             underlay: key,
             vtep_mac: new.vtep_mac,
-            node_addresses: KeyList::new(new.node_addresses.iter().map(|a| Key::host(*a))),
+            node_addresses: KeyList::of_addresses(&new.node_addresses),
             accepts: new.accepts,
             transit: new.transit,
             references: old.references,
