@@ -134,7 +134,7 @@ pub(super) fn restore_offload<'f, 'b, 't>(
     opened: &Opened<'_>,
     packet: Ip<'f, 'b, Admitted<'t>>,
 ) -> Result<Ip<'f, 'b, Admitted<'t>>, Exit> {
-    let header = packet.header;
+    let header = *packet.header;
     if packet.frame.checksum != Checksum::None || header.is_fragment() {
         return Ok(packet);
     }

@@ -18,7 +18,7 @@ pub(super) const OUTER_TTL: u8 = 64;
 pub(super) const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Rewrites the packet and says which port it leaves by.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn deliver(mut packet: Ip<'_, '_, Ready<'_>>) -> Result<PortId, Exit> {
     let hop = packet.state.hop;
     let carried = match hop.way {
@@ -54,7 +54,7 @@ fn encap_vxlan(
     let network = hop.network;
     rewrite(&mut packet, peer.vtep_mac, network.vtep_mac)?;
     let l4 = OuterL4::Udp {
-        src_port: source_port(flow_hash(&packet.header)),
+        src_port: source_port(flow_hash(packet.header)),
         dst_port: network.udp_port,
         checksum: !network.options.has(NetworkOptions::ZERO_UDP_CHECKSUM),
     };

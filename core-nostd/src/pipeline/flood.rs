@@ -3,7 +3,7 @@
 //! taken off, and what came from a peer goes to no other.
 
 use super::route::{self, Hop, Way};
-use super::{Admitted, Context, Exit, Ip, Routed, deliver, forward, parse};
+use super::{Admitted, Context, Exit, Sender, onward, parse};
 use crate::channel::Encap;
 use crate::frame::copy;
 use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
@@ -64,10 +64,9 @@ pub(crate) fn send(
     spare.copy_marks(whole);
     spare.resize(whole.len()).ok_or(DropReason::NoHeadroom)?;
     copy(spare.bytes_mut(), whole.bytes()).ok_or(DropReason::NoHeadroom)?;
-    let packet: Ip<'_, '_, Admitted<'_>> = parse::ip(spare)?.with(Admitted { network });
-    let packet = packet.with(Routed { hop });
-    forward::fits(&packet)?;
-    deliver::deliver(forward::unchecked(packet, false))
+    let mut room = None;
+    let packet = parse::ip(spare, &mut room)?.with(Admitted { network });
+    onward(context, packet, Sender::Copy(hop))
 }
 
 fn hop<'t>(

@@ -42,7 +42,7 @@ pub(super) fn fits(packet: &Ip<'_, '_, Routed<'_>>) -> Result<(), Exit> {
     match packet_len(packet)? <= u32::from(mtu) {
         true => Ok(()),
         false => {
-            let header = &packet.header;
+            let header = &*packet.header;
             let version = (header.is_v6(), header.dont_fragment);
             Err(too_big(version, packet.frame.segmentation, mtu))
         }
@@ -111,7 +111,7 @@ pub(super) fn transits(
 /// Length of the IP packet, or of the largest that a super-frame stands for.
 #[inline(always)]
 fn packet_len<S>(packet: &Ip<'_, '_, S>) -> Result<u32, Exit> {
-    let header = &packet.header;
+    let header = &*packet.header;
     let total_len = u32::from(header.total_len);
     let (l4, size) = match (packet.frame.segmentation, header.protocol, header.is_v6()) {
         (Segmentation::None, ..) => return Ok(total_len),

@@ -28,7 +28,8 @@ impl Plan {
     /// # Errors
     /// A drop when the MTU has no room for any payload.
     pub(crate) fn new(mtu: u16, frame: &mut Frame<'_>) -> Result<Plan, Exit> {
-        let mut packet: Ip<'_, '_, Parsed> = parse::ip(frame)?;
+        let mut room = None;
+        let mut packet: Ip<'_, '_, Parsed> = parse::ip(frame, &mut room)?;
         deliver::finish_checksum(&mut packet)?;
         let bytes = packet.packet_mut();
         let header = ipv4::Header::parse(bytes).map_err(|_| DropReason::TooBig)?;

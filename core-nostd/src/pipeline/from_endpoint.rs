@@ -39,7 +39,8 @@ fn ip(
     frame: &mut Frame<'_>,
 ) -> Result<Fate, Exit> {
     let (context, port) = (arrival.context, arrival.port);
-    let packet = parse::ip_of(frame, ethernet.ethertype == ethernet::IPV6)?;
+    let mut room = None;
+    let packet = parse::ip_of(frame, &mut room, ethernet.ethertype == ethernet::IPV6)?;
     guard::source_mac(port, ethernet)?;
     if local::is_discovery(&packet) {
         let message = local::discovery(&packet)?;

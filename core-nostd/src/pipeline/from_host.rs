@@ -25,7 +25,8 @@ fn ip(
     ethernet: &ethernet::Header,
     frame: &mut Frame<'_>,
 ) -> Result<Fate, Exit> {
-    let packet = parse::ip_of(frame, ethernet.ethertype == ethernet::IPV6)?;
+    let mut room = None;
+    let packet = parse::ip_of(frame, &mut room, ethernet.ethertype == ethernet::IPV6)?;
     if local::is_discovery(&packet) {
         let message = local::discovery(&packet)?;
         return local::discover(network, arrival.port, packet, &message);

@@ -28,7 +28,8 @@ pub(super) fn run(
     };
     *network_id = opened.network.id;
 
-    let packet = parse::ip_of(frame, opened.v6)?;
+    let mut room = None;
+    let packet = parse::ip_of(frame, &mut room, opened.v6)?;
     let packet = guard::peer(context.tables, &opened, packet)?;
     let packet = decap::restore_offload(context.tables, &opened, packet)?;
     let packet = decap::merge_ecn(packet, opened.outer_tos)?;

@@ -114,7 +114,7 @@ pub(super) fn discovery(packet: &Ip<'_, '_, Parsed>) -> Result<Discovery, Exit> 
         return Ok(Discovery::Listener);
     }
     let finished = packet.frame.checksum == Checksum::None;
-    let message = nd::parse(&packet.header, packet.payload(), finished);
+    let message = nd::parse(packet.header, packet.payload(), finished);
     match message {
         Ok(message) if !packet.header.is_fragment() => Ok(Discovery::Neighbor(message)),
         // Fragmented messages are nobody's (RFC 6980).

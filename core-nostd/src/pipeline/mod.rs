@@ -57,7 +57,8 @@ pub(crate) struct Arrival<'t, 'a> {
 /// An IP packet in its frame, with the proof of how far it has come.
 pub(crate) struct Ip<'f, 'b, S> {
     frame: &'f mut Frame<'b>,
-    header: ip::Header,
+    /// Not by value: each step would copy it.
+    header: &'f mut ip::Header,
     state: S,
 }
 
@@ -218,7 +219,8 @@ fn send(
 ) -> Result<PortId, Exit> {
     let network = context.tables.network(network);
     let network = network.ok_or(DropReason::NoRoute)?;
-    let packet = parse::ip(frame)?.with(Admitted { network });
+    let mut room = None;
+    let packet = parse::ip(frame, &mut room)?.with(Admitted { network });
     onward(context, packet, Sender::Gateway { age })
 }
 
@@ -231,6 +233,8 @@ enum Sender<'t> {
     Gateway {
         age: bool,
     },
+    /// This gateway copied it, for this hop.
+    Copy(route::Hop<'t>),
 }
 
 /// The rest of every packet's way: route → TTL, MTU → delivery.
@@ -240,8 +244,16 @@ fn onward(
     packet: Ip<'_, '_, Admitted<'_>>,
     sender: Sender<'_>,
 ) -> Result<PortId, Exit> {
-    let packet = route::lookup(context, packet)?;
+    let hop = match sender {
+        Sender::Copy(hop) => hop,
+        _ => route::lookup(context, &packet)?,
+    };
+    let packet = packet.with(Routed { hop });
     let packet = match sender {
+        Sender::Copy(_) => {
+            forward::fits(&packet)?;
+            forward::unchecked(packet, false)
+        }
         Sender::Gateway { age } => forward::unchecked(packet, age),
         Sender::Endpoint => forward::check(packet)?,
         Sender::Host => {

@@ -179,7 +179,8 @@ fn echo<'t>(
     ethernet: &ethernet::Header,
     frame: &mut Frame<'_>,
 ) -> Result<Arrival<'t>, Exit> {
-    let mut packet: super::Ip<'_, '_, Parsed> = parse::ip(frame)?;
+    let mut room = None;
+    let mut packet: super::Ip<'_, '_, Parsed> = parse::ip(frame, &mut room)?;
     let fate = match local::answer_echo(port.mac, ethernet, &mut packet)? {
         true => Fate::Reply,
         false => Fate::Punt,

@@ -29,11 +29,15 @@ pub(super) fn refuse(ethertype: u16) -> Exit {
     }
 }
 
-/// Parses the IP packet of either version behind an Ethernet header.
-pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>, Exit> {
+/// Parses the IP packet of either version behind an Ethernet header; `room` takes what
+/// is read of its own.
+pub(super) fn ip<'f, 'b>(
+    frame: &'f mut Frame<'b>,
+    room: &'f mut Option<ip::Header>,
+) -> Result<Ip<'f, 'b, Parsed>, Exit> {
     let first = frame.bytes().get(ethernet::HEADER_LEN);
     let v6 = first.is_some_and(|first| first >> 4 == 6);
-    ip_of(frame, v6)
+    ip_of(frame, room, v6)
 }
 
 /// Parses the IP packet behind an Ethernet header that announces one of this
@@ -41,14 +45,15 @@ pub(super) fn ip<'f, 'b>(frame: &'f mut Frame<'b>) -> Result<Ip<'f, 'b, Parsed>,
 #[inline(never)]
 pub(super) fn ip_of<'f, 'b>(
     frame: &'f mut Frame<'b>,
+    room: &'f mut Option<ip::Header>,
     v6: bool,
 ) -> Result<Ip<'f, 'b, Parsed>, Exit> {
     let bytes = frame.content().ok_or(DropReason::FrameTruncated)?;
     let packet = bytes.get(ethernet::HEADER_LEN..);
     let packet = packet.ok_or(DropReason::FrameTruncated)?;
-    let header = ip::Header::parse_as(v6, packet).map_err(refuse_ip)?;
+    let header = room.insert(ip::Header::parse_as(v6, packet).map_err(refuse_ip)?);
     frame.truncate(ethernet::HEADER_LEN + usize::from(header.total_len));
-    check_checksum_mark(frame, &header)?;
+    check_checksum_mark(frame, header)?;
     Ok(Ip {
         frame,
         header,

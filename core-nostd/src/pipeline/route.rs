@@ -1,6 +1,6 @@
 //! Route lookup: from a destination to everything that sending needs to know.
 
-use super::{Admitted, Context, Exit, Ip, Routed};
+use super::{Admitted, Context, Exit, Ip};
 use crate::channel::{Encap, NextHop};
 use crate::tables::entry::{NetworkEntry, PeerEntry, PortEntry, PortRole};
 use crate::wire::icmp::Error;
@@ -42,10 +42,10 @@ pub(super) enum Tunnel {
 
 /// Looks the destination up.
 #[inline(always)]
-pub(super) fn lookup<'f, 'b, 't>(
+pub(super) fn lookup<'t>(
     context: Context<'t, '_>,
-    packet: Ip<'f, 'b, Admitted<'t>>,
-) -> Result<Ip<'f, 'b, Routed<'t>>, Exit> {
+    packet: &Ip<'_, '_, Admitted<'t>>,
+) -> Result<Hop<'t>, Exit> {
     let tables = context.tables;
     let no_route = || DropReason::NoRoute.with(Error::NoRoute);
     let network = packet.state.network;
@@ -55,18 +55,15 @@ pub(super) fn lookup<'f, 'b, 't>(
         return Err(no_route());
     }
     let next_hop = tables.route(network, packet.dst()).ok_or_else(no_route)?;
-    let hop = match next_hop {
-        NextHop::Blackhole => {
-            return Err(DropReason::Blackhole.with(Error::HostUnreachable));
-        }
+    match next_hop {
+        NextHop::Blackhole => Err(DropReason::Blackhole.with(Error::HostUnreachable)),
         NextHop::Endpoint(id) => {
             let port = tables.port(id).ok_or_else(no_route)?;
-            local(network, id, port, Way::Endpoint)
+            Ok(local(network, id, port, Way::Endpoint))
         }
-        NextHop::Host => host(context, network, Way::Host)?,
-        NextHop::Peer { peer, encap } => to_peer(context, network, peer, encap)?,
-    };
-    Ok(packet.with(Routed { hop }))
+        NextHop::Host => host(context, network, Way::Host),
+        NextHop::Peer { peer, encap } => to_peer(context, network, peer, encap),
+    }
 }
 
 #[inline(always)]

@@ -108,6 +108,12 @@ impl KeyList {
         (first, mask.unwrap_or(0))
     }
 
+    /// The first IPv4 address of a list of addresses.
+    pub(crate) fn host_v4(&self) -> Option<Ipv4Addr> {
+        let bits = self.v4.iter().find(|address| **address != 0)?;
+        Some(Ipv4Addr::from_bits(*bits))
+    }
+
     /// The first IPv4 prefix of the list, as bits and mask; when there is none, one
     /// that holds 0.0.0.0 only.
     pub(crate) fn first_v4(&self) -> (u32, u32) {

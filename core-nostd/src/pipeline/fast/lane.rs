@@ -1,6 +1,6 @@
 //! From a pod into a tunnel.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::Ipv4Addr;
 
 use super::super::route::Tunnel;
 use super::super::{Context, deliver};
@@ -57,10 +57,7 @@ impl<'t> Lane<'t> {
         }
         let mut header = [0; vxlan::HEADER_LEN];
         vxlan::emit(network.vni, &mut header);
-        let address = port.addresses.iter().find_map(|key| match key.address() {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        })?;
+        let address = port.addresses.host_v4()?;
         // Peers have the IP version of their network.
         let local = network.local.address();
         let tunnelled = |tunnel: Tunnel, l4| Tunnelled {
