@@ -26,7 +26,6 @@ pub use hold::hold;
 pub use inject::inject;
 pub use lab::{Lab, Pod, UNDERLAY};
 pub use no_panic::no_panic;
-pub use offload::image;
 pub use plan::{NetworkPlan, NodeKind, NodePlan, Plan, check_name};
 pub use process::{Output, ProcessId, run, wait_for};
 pub use runtime::{Answer, Call};

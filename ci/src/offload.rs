@@ -5,18 +5,15 @@
 //! dies with it: `eth0` is the underlay, `cvlh0` the node's own device, and `cvlp1`…
 //! the pool of the pods'. The node itself has no address on the underlay.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_core::PortId;
 use culvert_core::channel::Role;
-use culvert_host::appliance::{
-    APPLIANCE, Arch, Backend, Build, Console, Image, Logs, Machine, Nic, Serial, build, find_source,
-};
+use culvert_host::appliance::{Backend, Console, Image, Logs, Machine, Nic, Serial};
 use nix::sys::signal::Signal;
 
+use crate::appliance::image;
 use crate::culvert::Files;
 use crate::lab::Lab;
 use crate::plan::{NetworkPlan, NodePlan};
@@ -141,7 +138,7 @@ impl Lab {
             true => &["management-auth"],
             false => &[],
         };
-        let image = image_with(arch, features)?;
+        let image = image(arch, features)?;
         let console = self.console(node);
         let _ = std::fs::remove_file(&console);
         let mut machine = Machine::new(arch, &image.stripped);
@@ -212,35 +209,4 @@ impl Lab {
     fn serial(&self, node: &str) -> std::path::PathBuf {
         self.log(&format!("serial-{node}"))
     }
-}
-
-/// The image for an architecture, built once in a process.
-///
-/// # Errors
-/// When there is no toolchain for it or the build fails.
-pub fn image(arch: Arch) -> Result<Image> {
-    image_with(arch, &[])
-}
-
-/// The same with features. All images of an architecture have one place, so a process
-/// that wants two of them must be done with the first.
-fn image_with(arch: Arch, features: &[&str]) -> Result<Image> {
-    static BUILT: Mutex<Vec<(Arch, Vec<String>, Image)>> = Mutex::new(Vec::new());
-    let features: Vec<_> = features.iter().map(|&name| name.to_owned()).collect();
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut known = built.iter();
-    if let Some((.., image)) = known.find(|(of, with, _)| *of == arch && *with == features) {
-        return Ok(image.clone());
-    }
-    built.retain(|(of, ..)| *of != arch);
-    let source = find_source(Path::new(env!("CARGO_MANIFEST_DIR")))?;
-    let what = Build {
-        arch,
-        bin: APPLIANCE,
-        features: features.clone(),
-        target_dir: None,
-    };
-    let image = build(source, &what)?;
-    built.push((arch, features, image.clone()));
-    Ok(image)
 }

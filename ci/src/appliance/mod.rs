@@ -7,10 +7,12 @@
 
 mod channel;
 mod guest;
+mod image;
 mod outside;
 mod wire;
 
 pub use channel::{Channel, LIMIT};
 pub use guest::{Guest, Options};
+pub use image::{ARCHES, image, images};
 pub use outside::{Outside, Passed};
 pub use wire::Wire;

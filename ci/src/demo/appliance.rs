@@ -9,9 +9,9 @@ use culvert_host::appliance::Arch;
 
 use super::progress::Progress;
 use super::{PORT, cleanup};
+use crate::appliance::image;
 use crate::lab::{Lab, Pod};
 use crate::measure::Load;
-use crate::offload::image;
 use crate::plan::{NetworkPlan, NodeKind, NodePlan, Plan};
 use crate::process::wait_for;
 
@@ -34,7 +34,7 @@ const REFUSAL: Duration = Duration::from_secs(5);
 pub fn run(arch: Arch) -> Result<()> {
     let mut progress = Progress::start();
     let before = cleanup::root_devices()?;
-    let built = progress.step(&format!("build the image for {arch}"), || image(arch))?;
+    let built = progress.step(&format!("build the image for {arch}"), || image(arch, &[]))?;
     let mut lab = progress.step(
         "build three nodes, boot the appliance, start the daemons",
         || Lab::new(plan(arch)),

@@ -115,7 +115,7 @@ fn boot(arch: Arch) -> Guest {
         nics: three().to_vec(),
         icount: true,
     };
-    let mut guest = Guest::start(image(arch), &options).unwrap();
+    let mut guest = Guest::start(&image(arch), &options).unwrap();
     world::program(&mut guest.outside);
     peer(&mut guest.outside);
     guest

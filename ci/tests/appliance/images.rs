@@ -1,35 +1,38 @@
-//! The images, each built once.
+//! The images, running.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
 use culvert_core::MacAddr;
-use culvert_host::appliance::{APPLIANCE, Arch, Build, Image, build, find_source};
-use culvert_lab::appliance::{Guest, Options};
+use culvert_host::appliance::{Arch, Build, Image, build, find_source};
+pub(crate) use culvert_lab::appliance::ARCHES;
+use culvert_lab::appliance::{Guest, Options, images};
 
-/// The architectures that QEMU has virtio for.
-pub(crate) const ARCHES: [Arch; 2] = [Arch::Aarch64, Arch::X86_64];
+/// Captures are compared byte for byte, times included.
+const FEATURES: &[&str] = &["held-clock"];
 
 /// The image for an architecture.
-pub(crate) fn image(arch: Arch) -> &'static Image {
-    static IMAGES: [OnceLock<Image>; 3] = [const { OnceLock::new() }; 3];
-    let at = Arch::ALL.iter().position(|known| *known == arch).unwrap();
-    IMAGES[at].get_or_init(|| made(arch, APPLIANCE))
+pub(crate) fn image(arch: Arch) -> Image {
+    // Nearly every test wants both of QEMU's virtio machines.
+    let together = match arch {
+        Arch::Aarch64 | Arch::X86_64 => &ARCHES[..],
+        Arch::CortexM4 => &[Arch::CortexM4],
+    };
+    let images = images(together, FEATURES).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut images = images.into_iter();
+    images.find(|image| image.arch == arch).unwrap()
 }
 
 /// Another program's image.
 pub(crate) fn made(arch: Arch, bin: &'static str) -> Image {
     let source = find_source(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-    // Where this test was built, whatever the environment says of another place.
-    let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     let what = Build {
-        arch,
+        arches: vec![arch],
         bin,
-        // Captures are compared byte for byte.
-        features: vec!["held-clock".to_owned()],
-        target_dir: target_dir.map(Path::to_owned),
+        features: FEATURES.iter().map(|&name| name.to_owned()).collect(),
+        target_dir: None,
     };
-    build(source, &what).unwrap_or_else(|error| panic!("{error}"))
+    let built = build(source, &what).unwrap_or_else(|error| panic!("{error}"));
+    built.into_iter().next().unwrap()
 }
 
 /// An image that runs, with NICs of these MAC addresses.
@@ -38,5 +41,5 @@ pub(crate) fn boot(arch: Arch, nics: &[MacAddr]) -> Guest {
         nics: nics.to_vec(),
         ..Options::default()
     };
-    Guest::start(image(arch), &options).unwrap_or_else(|error| panic!("{arch}: {error:#}"))
+    Guest::start(&image(arch), &options).unwrap_or_else(|error| panic!("{arch}: {error:#}"))
 }

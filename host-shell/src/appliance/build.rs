@@ -17,8 +17,8 @@ const SCRIPT: &str = "ci/bare-metal";
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// For which architecture.
-    pub arch: Arch,
+    /// For which architectures.
+    pub arches: Vec<Arch>,
     /// Which program: [`APPLIANCE`] or [`BENCH`].
     pub bin: &'static str,
     /// Features of the firmware beside `image`.
@@ -52,23 +52,46 @@ pub fn find_source(from: &Path) -> Result<&Path, Error> {
     found.ok_or_else(|| Error::NoSource(from.to_owned()))
 }
 
-/// Builds an image from the sources in a directory, and writes it without its symbols
-/// beside it. The compiler's messages go to standard error.
+/// Builds images from the sources in a directory, and writes each without its symbols
+/// beside it. They are in the order of their architectures, and built beside each other
+/// where they are of one program. The compiler's messages go to standard error.
 ///
 /// # Errors
 /// When there is no toolchain, the build fails, or what it makes is no image.
-pub fn build(source: &Path, build: &Build) -> Result<Image, Error> {
-    let Build { arch, bin, .. } = *build;
-    // The microcontroller's drivers are other ones, and so is its program.
-    let (bin, feature) = match (arch, bin) {
+pub fn build(source: &Path, build: &Build) -> Result<Vec<Image>, Error> {
+    let programs = |arch: &Arch| program(*arch, build.bin);
+    let mut built = Vec::new();
+    for with in build.arches.chunk_by(|a, b| programs(a) == programs(b)) {
+        built.extend(build_one(source, build, with)?);
+    }
+    Ok(built)
+}
+
+/// A program's name for an architecture, and the feature that it needs.
+fn program(arch: Arch, bin: &'static str) -> (&'static str, &'static str) {
+    match (arch, bin) {
+        // The microcontroller's drivers are other ones, and so is its program.
         (Arch::CortexM4, APPLIANCE) => ("cortex-m4", "microcontroller"),
         (_, bin) => (bin, "image"),
+    }
+}
+
+/// Builds one program for architectures that all have it.
+fn build_one(source: &Path, build: &Build, arches: &[Arch]) -> Result<Vec<Image>, Error> {
+    let Some(first) = arches.first() else {
+        return Ok(Vec::new());
     };
+    if let Some(arch) = arches.iter().copied().find(|arch| !arch.has(build.bin)) {
+        let bin = build.bin.to_owned();
+        return Err(Error::NoSuchProgram { arch, bin });
+    }
+    let (bin, feature) = program(*first, build.bin);
     let features = [&[feature.to_owned()], &build.features[..]].concat();
+    let targets: Vec<_> = arches.iter().map(|arch| arch.target()).collect();
     let script = source.join(SCRIPT);
     let mut command = Command::new(&script);
     command
-        .args([arch.target(), "-p", "culvert-firmware", "--bin", bin])
+        .args([&targets.join(","), "-p", "culvert-firmware", "--bin", bin])
         .args(["--features", &features.join(","), "--profile", "firmware"])
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
@@ -81,24 +104,32 @@ pub fn build(source: &Path, build: &Build) -> Result<Image, Error> {
         source,
     })?;
     if !output.status.success() {
-        let status = output.status;
-        return Err(Error::Build { arch, status });
+        let (arches, status) = (names(arches), output.status);
+        return Err(Error::Build { arches, status });
     }
-    let elf = executable(&output.stdout, bin).ok_or_else(|| Error::NoProgram {
-        arch,
-        bin: bin.to_owned(),
-    })?;
-    Image::read(arch, &elf)?.strip()
+    let image = |arch: &Arch| {
+        let elf = executable(&output.stdout, bin, *arch).ok_or_else(|| Error::NoProgram {
+            arch: *arch,
+            bin: bin.to_owned(),
+        })?;
+        Image::read(*arch, &elf)?.strip()
+    };
+    arches.iter().map(image).collect()
+}
+
+fn names(arches: &[Arch]) -> String {
+    let names: Vec<_> = arches.iter().map(|arch| arch.name()).collect();
+    names.join(", ")
 }
 
 /// Where a program is, by the messages that cargo printed.
-fn executable(messages: &[u8], bin: &str) -> Option<PathBuf> {
+fn executable(messages: &[u8], bin: &str, arch: Arch) -> Option<PathBuf> {
     let messages = messages.split(|byte| *byte == b'\n');
-    let mut messages = messages.filter_map(|line| serde_json::from_slice::<Message>(line).ok());
-    messages.find_map(|message| match message.target?.name == bin {
-        true => message.executable,
-        false => None,
-    })
+    let messages = messages.filter_map(|line| serde_json::from_slice::<Message>(line).ok());
+    let named = messages.filter(|message| message.target.as_ref().is_some_and(|t| t.name == bin));
+    let mut executables = named.filter_map(|message| message.executable);
+    // Cargo has a directory for each target.
+    executables.find(|path| path.iter().any(|part| part == arch.target()))
 }
 
 #[cfg(test)]
@@ -119,13 +150,19 @@ mod tests {
         let lines =
             br#"{"reason":"compiler-artifact","target":{"name":"culvert-core"},"executable":null}
 not json
-{"reason":"compiler-artifact","target":{"name":"bench"},"executable":"/t/bench"}
-{"reason":"compiler-artifact","target":{"name":"appliance"},"executable":"/t/appliance"}
+{"reason":"compiler-artifact","target":{"name":"bench"},"executable":"/t/aarch64-unknown-none/bench"}
+{"reason":"compiler-artifact","target":{"name":"appliance"},"executable":"/t/x86_64-unknown-none/appliance"}
+{"reason":"compiler-artifact","target":{"name":"appliance"},"executable":"/t/aarch64-unknown-none/appliance"}
 {"reason":"build-finished","success":true}
 "#;
-        let found = |bin| executable(lines, bin);
-        assert_eq!(found(APPLIANCE), Some(PathBuf::from("/t/appliance")));
-        assert_eq!(found(BENCH), Some(PathBuf::from("/t/bench")));
-        assert_eq!(found("other"), None);
+        let found = |bin, arch| executable(lines, bin, arch);
+        for arch in [Arch::Aarch64, Arch::X86_64] {
+            let appliance = Path::new("/t").join(arch.target()).join(APPLIANCE);
+            assert_eq!(found(APPLIANCE, arch), Some(appliance));
+        }
+        let bench = PathBuf::from("/t/aarch64-unknown-none/bench");
+        assert_eq!(found(BENCH, Arch::Aarch64), Some(bench));
+        assert_eq!(found(BENCH, Arch::X86_64), None);
+        assert_eq!(found("other", Arch::Aarch64), None);
     }
 }

@@ -66,6 +66,19 @@ impl Arch {
         }
     }
 
+    /// Debian's package with that program.
+    pub const fn qemu_package(self) -> &'static str {
+        match self {
+            Arch::Aarch64 | Arch::CortexM4 => "qemu-system-arm",
+            Arch::X86_64 => "qemu-system-x86",
+        }
+    }
+
+    /// Whether there is a program ([`APPLIANCE`], [`BENCH`]) for it.
+    pub fn has(self, bin: &str) -> bool {
+        self != Arch::CortexM4 || bin == APPLIANCE
+    }
+
     /// NICs that the machine has room for, beside console and random numbers.
     pub const fn max_nics(self) -> usize {
         match self {
@@ -110,11 +123,29 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The build failed; the compiler has said why.
-    #[error("building the image for {arch} failed: {status}")]
-    Build {
+    /// QEMU could not be started.
+    #[error("cannot start {}: {source} (apt-get install {})", .arch.qemu(), .arch.qemu_package())]
+    Qemu {
         /// For which architecture.
         arch: Arch,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program that there is not for an architecture.
+    #[error(
+        "there is no program {bin} for {arch}: it counts by the instruction, which QEMU lets no Cortex-M do"
+    )]
+    NoSuchProgram {
+        /// The architecture.
+        arch: Arch,
+        /// The program's name.
+        bin: String,
+    },
+    /// The build failed; the compiler has said why.
+    #[error("building for {arches} failed: {status}")]
+    Build {
+        /// For which architectures.
+        arches: String,
         /// How the script ended.
         status: std::process::ExitStatus,
     },

@@ -1,6 +1,7 @@
 //! An image's file, and how much of it there is.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +62,21 @@ impl Image {
         let stripped = strip(bytes).map_err(no_image(&self.elf))?;
         fs::write(&self.stripped, stripped).map_err(Error::file(&self.stripped))?;
         Ok(self)
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sizes {
+            stripped,
+            flash,
+            ram,
+        } = self.sizes;
+        let arch = self.arch;
+        write!(
+            f,
+            "{arch}: {stripped} bytes stripped, {flash} of flash, {ram} of RAM"
+        )
     }
 }
 

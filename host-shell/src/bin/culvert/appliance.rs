@@ -12,12 +12,13 @@ use clap::{Args, Subcommand};
 use comfy_table::{Cell, CellAlignment};
 use culvert_host::appliance::key::Key;
 use culvert_host::appliance::{
-    APPLIANCE, Arch, BENCH, Build, Console, Entry, Error, Image, Line, Logs, Machine, Nic, Serial,
-    build, find_source, is_complaint,
+    APPLIANCE, Arch, Build, Console, Entry, Error, Image, Line, Logs, Machine, Nic, Serial, build,
+    find_source, is_complaint,
 };
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use super::bench;
 use super::manage::Manage;
 use super::{new_table, render};
 
@@ -57,9 +58,10 @@ pub(crate) enum Verb {
     },
     /// Tell an appliance, over its console, the addresses of its management port and its key
     Manage(Manage),
-    /// Count the instructions that the core takes for a packet, in QEMU
+    /// Count the instructions that the core takes for a packet, in QEMU, and compare them
+    /// with those in firmware/instructions.txt
     Bench {
-        /// For which architecture, or for several
+        /// For which architecture, or for several: aarch64, x86_64
         #[arg(long = "arch", value_name = "ARCH", default_values = ["aarch64", "x86_64"])]
         arches: Vec<Arch>,
         #[command(flatten)]
@@ -125,7 +127,7 @@ pub(crate) fn act(verb: &Verb) -> ExitCode {
             places,
             file,
         } => logs(image, file, *follow, *places),
-        Verb::Bench { arches, source } => bench(arches, source),
+        Verb::Bench { arches, source } => bench::show(arches, source),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "culvert: {error}");
@@ -145,37 +147,38 @@ fn make_key(file: &Path) -> ExitCode {
 }
 
 impl Source {
-    fn build(&self, arch: Arch, bin: &'static str) -> Result<Image, Error> {
+    /// Where the sources are.
+    pub(crate) fn find(&self) -> Result<PathBuf, Error> {
         let here = std::env::current_dir().map_err(|source| Error::File {
             path: ".".into(),
             source,
         })?;
-        let source = match &self.source {
+        match &self.source {
             // What is given must be the sources themselves.
-            Some(source) if find_source(source)? != source => {
-                return Err(Error::NoSource(source.clone()));
-            }
-            Some(source) => source,
-            None => find_source(&here)?,
-        };
+            Some(source) if find_source(source)? != source => Err(Error::NoSource(source.clone())),
+            Some(source) => Ok(source.clone()),
+            None => find_source(&here).map(Path::to_owned),
+        }
+    }
+
+    pub(crate) fn build(&self, arches: &[Arch], bin: &'static str) -> Result<Vec<Image>, Error> {
         let what = Build {
-            arch,
+            arches: arches.to_vec(),
             bin,
             features: self.features.clone(),
             target_dir: None,
         };
-        build(source, &what)
+        build(&self.find()?, &what)
     }
 }
 
 fn show_sizes(arches: &[Arch], source: &Source) -> Result<ExitCode, Error> {
     let mut table = new_table(&["ARCH", "STRIPPED", "FLASH", "RAM", "IMAGE"]);
-    for arch in arches {
-        let image = source.build(*arch, APPLIANCE)?;
+    for image in source.build(arches, APPLIANCE)? {
         let sizes = image.sizes;
         let number = |bytes: u64| Cell::new(bytes).set_alignment(CellAlignment::Right);
         table.add_row([
-            Cell::new(arch),
+            Cell::new(image.arch),
             number(sizes.stripped),
             number(sizes.flash),
             number(sizes.ram),
@@ -186,7 +189,7 @@ fn show_sizes(arches: &[Arch], source: &Source) -> Result<ExitCode, Error> {
 }
 
 /// Prints a line; a reader that has seen enough is no failure.
-fn say(text: &dyn std::fmt::Display) -> Result<ExitCode, Error> {
+pub(crate) fn say(text: &dyn std::fmt::Display) -> Result<ExitCode, Error> {
     let said = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
     match said {
         Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(Error::File {
@@ -234,11 +237,9 @@ impl Run {
 
 /// Runs QEMU to its end, hands on what it prints, and passes on signals that should end
 /// this program. Returns the image's status.
-fn run(machine: &Machine, said: impl FnMut(&[u8])) -> Result<u8, Error> {
-    let failed = |source| Error::Start {
-        program: machine.arch.qemu().to_owned(),
-        source,
-    };
+pub(crate) fn run(machine: &Machine, said: impl FnMut(&[u8])) -> Result<u8, Error> {
+    let arch = machine.arch;
+    let failed = |source| Error::Qemu { arch, source };
     let mut child = machine
         .command()?
         .stdin(Stdio::null())
@@ -319,48 +320,4 @@ fn logs(image: &Path, file: &Path, follow: bool, places: bool) -> Result<ExitCod
             _ => {}
         }
     }
-}
-
-/// Runs the image that counts, and shows its lines `name instructions` as a table.
-fn bench(arches: &[Arch], source: &Source) -> Result<ExitCode, Error> {
-    let mut table = new_table(&["ARCH", "WHAT", "INSTRUCTIONS"]);
-    for arch in arches {
-        let image = source.build(*arch, BENCH)?;
-        let machine = Machine {
-            icount: true,
-            ..Machine::new(*arch, &image.elf)
-        };
-        let logs = Logs::read(&image.elf)?;
-        let mut decoder = logs.decoder();
-        let mut figures = 0;
-        let status = run(&machine, |bytes| {
-            decoder.feed(bytes, |entry| match figure(&entry) {
-                Some((name, count)) => {
-                    figures += 1;
-                    let count = Cell::new(count).set_alignment(CellAlignment::Right);
-                    table.add_row([Cell::new(arch), Cell::new(name), count]);
-                }
-                None => {
-                    let _ = writeln!(io::stderr(), "{entry}");
-                }
-            });
-        })?;
-        if status != 0 || figures == 0 {
-            let _ = writeln!(
-                io::stderr(),
-                "culvert: the bench for {arch} ended with {status} after {figures} figures"
-            );
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    say(&render(table))
-}
-
-/// A line of the bench: what was counted, and how much.
-fn figure(entry: &Entry) -> Option<(&str, f64)> {
-    let Entry::Line(line) = entry else {
-        return None;
-    };
-    let (name, count) = line.text.split_once(' ')?;
-    Some((name, count.parse().ok()?))
 }

@@ -2,6 +2,7 @@
 //! configuration again, and builds and runs the appliance.
 
 mod appliance;
+mod bench;
 mod manage;
 
 use std::io::{self, Write};
