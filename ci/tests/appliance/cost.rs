@@ -10,12 +10,16 @@ use crate::images::{ARCHES, image};
 use crate::world::{self, MAC_A, NETWORK, UPLINK, three};
 
 /// Frames on their way at a time: a Unix socket holds ten datagrams.
-const BURST: usize = 8;
+const BURST: u32 = 8;
 /// Bursts of which the cheapest counts: a tick of the core may fall into one.
 const BURSTS: usize = 20;
 
+/// Frames whose rate is measured.
+const FRAMES: u32 = 4000;
+
 /// Guest instructions that a frame may take: a short one, and one of 1,400 bytes whose
-/// outer checksum covers all of it.
+/// outer checksum covers all of it. This is what they take now and a little more, so
+/// that no change makes it worse unseen; the aim is 1,000 for all, and 700 for short ones.
 fn most(arch: Arch, len: usize) -> u64 {
     match (arch, len) {
         (Arch::X86_64, 60) => 1_050,
@@ -24,6 +28,17 @@ fn most(arch: Arch, len: usize) -> u64 {
         (Arch::X86_64, _) => 1_600,
         _ => 1_250,
     }
+}
+
+/// What is measured: a packet's length, which way it goes, by which wires, and itself.
+fn ways() -> impl Iterator<Item = (usize, &'static str, (usize, usize), Vec<u8>)> {
+    let both = |len| {
+        [
+            (len, "into a tunnel", (1, 0), outbound(len)),
+            (len, "out of one", (0, 1), inbound(len)),
+        ]
+    };
+    [60, 1400].into_iter().flat_map(both)
 }
 
 const PEER: [u8; 4] = [192, 168, 77, 2];
@@ -81,10 +96,15 @@ fn peer(outside: &mut Outside) {
     assert!(sent.iter().any(|(_, f)| f[23] == 17), "{sent:x?}");
 }
 
-fn health(outside: &mut Outside) -> Health {
-    match outside.ask_board(Board::Health).unwrap() {
-        BoardAnswer::Health(health) => health,
-        other => panic!("{other:?}"),
+/// What the main loop has counted, once it has counted so many frames: it does so at a
+/// turn's end, when they are long on their way.
+fn health(outside: &mut Outside, frames: u64) -> Health {
+    loop {
+        match outside.ask_board(Board::Health).unwrap() {
+            BoardAnswer::Health(health) if health.frames >= frames => return health,
+            BoardAnswer::Health(_) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -92,7 +112,7 @@ fn health(outside: &mut Outside) -> Health {
 fn cost(guest: &mut Guest, (from, to): (usize, usize), frame: &[u8]) -> u64 {
     let mut cheapest = u64::MAX;
     for _ in 0..BURSTS {
-        let before = health(&mut guest.outside);
+        let before = health(&mut guest.outside, 0);
         for _ in 0..BURST {
             guest.outside.wires()[from].send(frame).unwrap();
         }
@@ -102,18 +122,37 @@ fn cost(guest: &mut Guest, (from, to): (usize, usize), frame: &[u8]) -> u64 {
             let got = guest.outside.wires()[to].receive(limit).unwrap();
             assert!(got.is_some(), "a frame is lost");
         }
-        let after = health(&mut guest.outside);
+        let after = health(&mut guest.outside, before.frames + u64::from(BURST));
         let frames = after.frames - before.frames;
         let spent = after.instructions - before.instructions;
-        cheapest = cheapest.min(spent / frames.max(1));
+        cheapest = cheapest.min(spent / frames);
     }
     cheapest
 }
 
-fn boot(arch: Arch) -> Guest {
+/// Frames a second that go through, never more on their way than a socket holds.
+fn rate(guest: &mut Guest, (from, to): (usize, usize), frame: &[u8]) -> f64 {
+    let wires = guest.outside.wires();
+    let limit = std::time::Duration::from_secs(5);
+    let began = std::time::Instant::now();
+    for number in 0..FRAMES + BURST {
+        if number >= BURST {
+            assert!(
+                wires[to].receive(limit).unwrap().is_some(),
+                "a frame is lost"
+            );
+        }
+        if number < FRAMES {
+            wires[from].send(frame).unwrap();
+        }
+    }
+    f64::from(FRAMES) / began.elapsed().as_secs_f64()
+}
+
+fn boot(arch: Arch, icount: bool) -> Guest {
     let options = Options {
         nics: three().to_vec(),
-        icount: true,
+        icount,
     };
     let mut guest = Guest::start(&image(arch), &options).unwrap();
     world::program(&mut guest.outside);
@@ -122,22 +161,30 @@ fn boot(arch: Arch) -> Guest {
 }
 
 #[test]
+#[ignore = "builds images and boots them in QEMU"]
 fn a_frame_takes_about_a_thousand_instructions() {
     let mut wrong = Vec::new();
     for arch in ARCHES {
-        let mut guest = boot(arch);
-        for len in [60, 1400] {
-            for (what, way, frame) in [
-                ("into a tunnel", (1, 0), outbound(len)),
-                ("out of one", (0, 1), inbound(len)),
-            ] {
-                let cost = cost(&mut guest, way, &frame);
-                println!("{arch}: a packet of {len} bytes {what} takes {cost} instructions");
-                if cost > most(arch, len) {
-                    wrong.push(format!("{arch}, {len} bytes {what}: {cost}"));
-                }
+        let mut guest = boot(arch, true);
+        for (len, what, way, frame) in ways() {
+            let cost = cost(&mut guest, way, &frame);
+            println!("{arch}: a packet of {len} bytes {what} takes {cost} instructions");
+            if cost > most(arch, len) {
+                wrong.push(format!("{arch}, {len} bytes {what}: {cost}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+#[ignore = "builds images and boots them in QEMU"]
+fn frames_by_the_thousand_are_forwarded_and_none_is_lost() {
+    for arch in ARCHES {
+        let mut guest = boot(arch, false);
+        for (len, what, way, frame) in ways() {
+            let rate = rate(&mut guest, way, &frame);
+            println!("{arch}: {rate:.0} packets of {len} bytes a second {what} (emulated by QEMU)");
+        }
+    }
 }

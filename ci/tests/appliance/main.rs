@@ -6,6 +6,7 @@
 
 mod captures;
 mod console;
+mod cortex_m4;
 mod cost;
 mod images;
 mod node;

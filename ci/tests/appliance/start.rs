@@ -16,6 +16,7 @@ const WATCHED: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_millis(40);
 
 #[test]
+#[ignore = "builds images and boots them in QEMU"]
 fn the_first_frame_is_forwarded_soon() {
     for arch in ARCHES {
         let mut best = (Duration::MAX, Duration::MAX);
@@ -39,6 +40,7 @@ fn the_first_frame_is_forwarded_soon() {
 }
 
 #[test]
+#[ignore = "builds images and boots them in QEMU"]
 fn an_idle_image_takes_no_processor() {
     for arch in ARCHES {
         let mut guest = boot(arch, &three());

@@ -6,7 +6,7 @@ use culvert_host::appliance::Arch;
 use culvert_lab::appliance::{Guest, Outside};
 use etherparse::PacketBuilder;
 
-use crate::images::{ARCHES, boot};
+use crate::images::boot;
 use crate::twin::Twin;
 
 pub(crate) const UPLINK: PortId = PortId(1);
@@ -32,18 +32,36 @@ impl Booted {
     }
 }
 
-/// Tries something on each kind of appliance, with NICs of these MAC addresses.
-pub(crate) fn on_each(macs: &[MacAddr], mut try_it: impl FnMut(&mut Booted)) {
-    try_it(&mut Booted::Twin(Twin::start(macs)));
-    for arch in ARCHES {
-        try_it(&mut Booted::Guest(boot(arch, macs)));
-    }
-}
-
 /// The image for an architecture.
 pub(crate) fn boot_guest(arch: Arch, macs: &[MacAddr]) -> Booted {
     Booted::Guest(boot(arch, macs))
 }
+
+/// Boots an appliance of some kind with NICs of these MAC addresses.
+pub(crate) type Boot<'b> = &'b dyn Fn(&[MacAddr]) -> Booted;
+
+/// Tests that get a [`Boot`]: each is tried on this machine, and with both images.
+macro_rules! on_each {
+    ($($test:ident),+ $(,)?) => {
+        mod on_this_machine {
+            $(#[test]
+            fn $test() {
+                super::$test(&|macs| crate::world::Booted::Twin(crate::twin::Twin::start(macs)));
+            })+
+        }
+
+        mod on_the_images {
+            $(#[test]
+            #[ignore = "builds images and boots them in QEMU"]
+            fn $test() {
+                for arch in crate::images::ARCHES {
+                    super::$test(&|macs| crate::world::boot_guest(arch, macs));
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_each;
 
 fn ip(text: &str) -> std::net::IpAddr {
     text.parse().unwrap()
