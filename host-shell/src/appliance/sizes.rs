@@ -31,7 +31,8 @@ pub struct Sizes {
     pub stripped: u64,
     /// Code and constants, and the first values of variables: what must be in flash.
     pub flash: u64,
-    /// Variables and stack: `.data`, `.bss` and what else is written.
+    /// Variables, tables and frames: `.data`, `.bss` and what else is written. The stack
+    /// is none of it.
     pub ram: u64,
 }
 
