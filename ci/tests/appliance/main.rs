@@ -12,6 +12,7 @@ mod images;
 mod node;
 #[path = "../../../core-nostd/tests/replay/mod.rs"]
 mod replay;
+mod sizes;
 mod start;
 mod trespass;
 mod trunk;
