@@ -144,10 +144,10 @@ fn out_of_pod(run: &mut Run, tables: &Tables<'_>, lane: &Lane<'_>, batch: &mut [
 }
 
 #[inline(never)]
-fn out_of_pod_by_wire(
+fn out_of_pod_by_wire<'t>(
     run: &mut Run,
-    tables: &Tables<'_>,
-    lane: &Lane<'_>,
+    tables: &'t Tables<'_>,
+    lane: &Lane<'t>,
     batch: &mut [Packet<'_>],
 ) {
     if let Some(mut link) = Link::new(lane) {
@@ -245,7 +245,7 @@ fn vxlan_off_wire<'t>(
     run: &mut Run,
     arrival: &Arrival<'t, '_>,
     batch: &mut [Packet<'_>],
-    (gate, train): (&mut Gate<'_>, &mut Option<Train<'t>>),
+    (gate, train): (&mut Gate<'t>, &mut Option<Train<'t>>),
 ) {
     if train.is_none() {
         let first = batch.get(run.frames);
@@ -263,7 +263,7 @@ fn ipip_off_wire<'t>(
     run: &mut Run,
     arrival: &Arrival<'t, '_>,
     batch: &mut [Packet<'_>],
-    (gate, train): (&mut Gate<'_>, &mut Option<Train<'t>>),
+    (gate, train): (&mut Gate<'t>, &mut Option<Train<'t>>),
 ) {
     if train.is_none() {
         let first = batch.get(run.frames);

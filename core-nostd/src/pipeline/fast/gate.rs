@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use super::super::Arrival;
 use super::Sent;
 use super::plain::{IN_VXLAN, PACKET, dst, is_finished};
-use super::train::{BEGIN, Content, Train};
+use super::train::{BEGIN, Content, Source, Train};
 use crate::tables::entry::{PortEntry, PortRole};
 use crate::wire::{checksum, ethernet, ip, ipv4, udp};
 use crate::{Checksum, Frame};
@@ -20,6 +20,9 @@ pub(super) struct Gate<'t> {
     port: &'t PortEntry,
     /// The address of the node's own that the last packet came to; nobody has 0.0.0.0.
     own: Ipv4Addr,
+    /// Of the last packet in VXLAN, and in IP in IP.
+    in_vxlan: Source<'t>,
+    in_ipip: Source<'t>,
 }
 
 /// What is read of the outer headers of a tunnel packet.
@@ -36,6 +39,8 @@ impl<'t> Gate<'t> {
         (port.role == PortRole::Wire).then_some(Gate {
             port,
             own: Ipv4Addr::UNSPECIFIED,
+            in_vxlan: Source::NONE,
+            in_ipip: Source::NONE,
         })
     }
 
@@ -134,7 +139,7 @@ pub(super) fn train_of_ipip<'t>(arrival: &Arrival<'t, '_>, frame: &Frame<'_>) ->
 pub(super) fn from_vxlan<'t>(
     arrival: &Arrival<'t, '_>,
     frame: &mut Frame<'_>,
-    (gate, train): (&mut Gate<'_>, &mut Train<'t>),
+    (gate, train): (&mut Gate<'t>, &mut Train<'t>),
 ) -> Option<Sent> {
     if !is_finished(frame) {
         return None;
@@ -150,7 +155,11 @@ pub(super) fn from_vxlan<'t>(
     let (begin, packet) = inside.split_first_chunk_mut::<BEGIN>()?;
     let packet = packet.first_chunk_mut()?;
     let content = outside.content((packet, front.rest), room);
-    let plain = train.admit_vxlan(arrival, (udp_port, begin), content)?;
+    let plain = train.admit_vxlan(
+        (arrival, Some(&mut gate.in_vxlan)),
+        (udp_port, begin),
+        content,
+    )?;
     train.let_off(begin.last_chunk_mut()?, packet);
     Some(let_in(
         frame,
@@ -164,7 +173,7 @@ pub(super) fn from_vxlan<'t>(
 pub(super) fn from_ipip<'t>(
     arrival: &Arrival<'t, '_>,
     frame: &mut Frame<'_>,
-    (gate, train): (&mut Gate<'_>, &mut Train<'t>),
+    (gate, train): (&mut Gate<'t>, &mut Train<'t>),
 ) -> Option<Sent> {
     if !is_finished(frame) {
         return None;
@@ -175,7 +184,7 @@ pub(super) fn from_ipip<'t>(
     let (headers, packet) = front.bytes.split_first_chunk_mut::<HEADERS>()?;
     let packet = packet.first_chunk_mut()?;
     let content = outside.content((packet, front.rest), outside.len);
-    let plain = train.admit_ipip(arrival, content)?;
+    let plain = train.admit_ipip((arrival, Some(&mut gate.in_ipip)), content)?;
     train.let_off(headers.last_chunk_mut()?, packet);
     Some(let_in(
         frame,

@@ -123,14 +123,14 @@ impl<'t> Lane<'t> {
         Some(plain)
     }
 
-    /// The peer that it goes to, and in what.
+    /// The peer that a packet goes to, and in what.
     #[inline(always)]
     pub(super) fn route<'p>(
         &self,
         tables: &'p Tables<'_>,
-        plain: &Plain,
+        dst: Ipv4Addr,
     ) -> Option<(&'p PeerEntry, Encap)> {
-        let (peer, encap) = tables.routes.lookup_from(self.routes, plain.dst).peer()?;
+        let (peer, encap) = tables.routes.lookup_from(self.routes, dst).peer()?;
         let peer = tables
             .peer(peer)
             .filter(|peer| peer.path_mtu(self.now).is_none())?;
@@ -161,7 +161,7 @@ pub(super) fn from_endpoint(
     let (macs, packet) = rest.split_first_chunk_mut()?;
     let packet = packet.first_chunk_mut()?;
     let plain = lane.examine(tables, macs, (packet, front.rest))?;
-    let (peer, encap) = lane.route(tables, &plain)?;
+    let (peer, encap) = lane.route(tables, plain.dst)?;
     let (start, len) = match encap {
         Encap::Vxlan if plain.total_len <= lane.vxlan.mtu => {
             *header = lane.header;

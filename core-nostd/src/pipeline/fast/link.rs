@@ -9,7 +9,7 @@ use super::plain::{PACKET, ethernet as ethernet_header, is_finished};
 use super::{Sent, Used};
 use crate::channel::{Encap, NetworkOptions};
 use crate::tables::Tables;
-use crate::tables::entry::PortEntry;
+use crate::tables::entry::{PeerEntry, PortEntry};
 use crate::wire::{checksum, ethernet, ip, ipv4, udp, vxlan};
 use crate::{Frame, MacAddr, PortId};
 
@@ -39,6 +39,9 @@ pub(super) struct Link<'t> {
     /// What the sums of all UDP datagrams have in common, pseudo-headers included, in
     /// the machine's byte order; if they are to have one.
     datagram: Option<u64>,
+    /// Where the last packet went to, and by whom in what.
+    dst: Ipv4Addr,
+    way: Option<(&'t PeerEntry, Encap)>,
     /// The last peer, and whom it was handed to. Nobody has 0.0.0.0.
     to: Ipv4Addr,
     next_hop: Ipv4Addr,
@@ -98,10 +101,27 @@ impl<'t> Link<'t> {
             vxlan,
             ipip,
             datagram,
+            dst: Ipv4Addr::UNSPECIFIED,
+            way: None,
             to: Ipv4Addr::UNSPECIFIED,
             next_hop: Ipv4Addr::UNSPECIFIED,
             mac: MacAddr::ZERO,
         })
+    }
+
+    /// The peer that a packet goes to, and in what.
+    #[inline(always)]
+    fn way(
+        &mut self,
+        tables: &'t Tables<'_>,
+        lane: &Lane<'t>,
+        dst: Ipv4Addr,
+    ) -> Option<(&'t PeerEntry, Encap)> {
+        if dst != self.dst {
+            self.way = lane.route(tables, dst);
+            self.dst = dst;
+        }
+        self.way
     }
 
     /// Whose MAC address packets to a peer get, which counts as sent to it: `None`
@@ -139,10 +159,10 @@ fn sum_without_checksum(headers: &[u8]) -> Option<u64> {
 
 /// From a pod into a tunnel by a raw port.
 #[inline(always)]
-pub(super) fn from_endpoint(
-    tables: &Tables<'_>,
-    lane: &Lane<'_>,
-    (link, used): (&mut Link<'_>, &mut Used),
+pub(super) fn from_endpoint<'t>(
+    tables: &'t Tables<'_>,
+    lane: &Lane<'t>,
+    (link, used): (&mut Link<'t>, &mut Used),
     frame: &mut Frame<'_>,
 ) -> Option<Sent> {
     const BEFORE: usize = IN_VXLAN - ethernet::HEADER_LEN;
@@ -154,7 +174,7 @@ pub(super) fn from_endpoint(
     let (headers, packet) = front.bytes.split_first_chunk_mut::<IN_VXLAN>()?;
     let packet = packet.first_chunk_mut()?;
     let plain = lane.examine(tables, headers.last_chunk()?, (packet, front.rest))?;
-    let (peer, encap) = lane.route(tables, &plain)?;
+    let (peer, encap) = link.way(tables, lane, plain.dst)?;
     let to = Ipv4Addr::from_bits(peer.underlay.bits_v4());
     let total_len = plain.total_len;
     let (start, len) = match encap {

@@ -12,14 +12,15 @@ use super::plain::{
 use crate::channel::Encap;
 use crate::fib::Root;
 use crate::tables::Tables;
-use crate::tables::entry::{Lookup, NetworkEntry};
+use crate::tables::entry::{Lookup, NetworkEntry, PeerEntry};
 use crate::wire::{ethernet, ip, ipv4, vxlan};
 use crate::{Checksum, Frame, OuterL4, PortId};
 
 /// Bytes of VXLAN header and Ethernet header.
 pub(super) const BEGIN: usize = vxlan::HEADER_LEN + ethernet::HEADER_LEN;
 
-/// Where the last packet out of a tunnel went: the next one mostly goes there, too.
+/// Where the last packet out of a tunnel came from and went: with the next one it is
+/// mostly the same.
 pub(super) struct Train<'t> {
     network: &'t NetworkEntry,
     routes: Root<'t>,
@@ -31,6 +32,22 @@ pub(super) struct Train<'t> {
     /// A prefix that holds all the gateway's addresses, and its mask.
     gateways: (u32, u32),
     stop: Stop,
+}
+
+/// Where the last packet came from, and the peer that has this address in the network of
+/// the train. Worth its place where the stages before are longer than a lookup.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'t> {
+    address: Ipv4Addr,
+    peer: Option<&'t PeerEntry>,
+}
+
+impl<'t> Source<'t> {
+    /// None yet; no peer has 0.0.0.0.
+    pub(super) const NONE: Source<'t> = Source {
+        address: Ipv4Addr::UNSPECIFIED,
+        peer: None,
+    };
 }
 
 /// A packet as it came out of its tunnel.
@@ -169,10 +186,27 @@ impl<'t> Train<'t> {
         peer.is_some_and(|peer| peer.is_at(underlay) && peer.accepts.contains(encap))
     }
 
+    /// As [`Train::comes_from`], with a look at where the last packet came from.
+    #[inline(always)]
+    fn comes_from_same(
+        &self,
+        (tables, last): (&'t Tables<'_>, &mut Source<'t>),
+        (underlay, encap): (&IpAddr, Encap),
+        src: Ipv4Addr,
+    ) -> bool {
+        if src != last.address {
+            let route = tables.routes.lookup_from(self.routes, src).peer_id();
+            let peer = route.and_then(|id| tables.peers.get(id.index()));
+            *last = Source { address: src, peer };
+        }
+        let peer = last.peer;
+        peer.is_some_and(|peer| peer.is_at(underlay) && peer.accepts.contains(encap))
+    }
+
     /// As [`Train::comes_from`], where it costs a call.
     #[cold]
     #[inline(never)]
-    fn comes_from_now(&self, tables: &Tables<'_>, underlay: IpAddr, src: Ipv4Addr) -> bool {
+    fn comes_from_now(&self, tables: &'t Tables<'_>, underlay: IpAddr, src: Ipv4Addr) -> bool {
         self.comes_from(tables, (&underlay, Encap::Ipip), src)
     }
 
@@ -234,7 +268,7 @@ impl<'t> Train<'t> {
     #[inline(always)]
     pub(super) fn admit_vxlan(
         &mut self,
-        arrival: &Arrival<'t, '_>,
+        (arrival, mut last): (&Arrival<'t, '_>, Option<&mut Source<'t>>),
         (udp_port, begin): (u16, &[u8; BEGIN]),
         content: Content<'_>,
     ) -> Option<Plain> {
@@ -245,10 +279,18 @@ impl<'t> Train<'t> {
         let plain = Plain::parse(content.front, content.room)?;
         if !self.begins(udp_port, words(begin)) {
             *self = Train::of_vxlan(arrival, (udp_port, begin), plain.dst)?;
+            if let Some(last) = &mut last {
+                **last = Source::NONE;
+            }
         }
         self.is_done(&plain, content)?;
         let tables = arrival.context.tables;
-        if !self.comes_from(tables, (content.src, Encap::Vxlan), plain.src) {
+        let from = (content.src, Encap::Vxlan);
+        let comes = match last {
+            Some(last) => self.comes_from_same((tables, last), from, plain.src),
+            None => self.comes_from(tables, from, plain.src),
+        };
+        if !comes {
             return None;
         }
         self.take(tables, &plain, *content.tos)?;
@@ -259,14 +301,22 @@ impl<'t> Train<'t> {
     #[inline(always)]
     pub(super) fn admit_ipip(
         &mut self,
-        arrival: &Arrival<'t, '_>,
+        (arrival, mut last): (&Arrival<'t, '_>, Option<&mut Source<'t>>),
         content: Content<'_>,
     ) -> Option<Plain> {
         let tables = arrival.context.tables;
         let plain = Plain::parse(content.front, content.room)?;
         // Only one peer at an address, of all networks, may send this way: if the last
         // network has it, it is the one.
-        if !self.comes_from(tables, (content.src, Encap::Ipip), plain.src) {
+        let from = (content.src, Encap::Ipip);
+        let comes = match &mut last {
+            Some(last) => self.comes_from_same((tables, last), from, plain.src),
+            None => self.comes_from(tables, from, plain.src),
+        };
+        if !comes {
+            if let Some(last) = last {
+                *last = Source::NONE;
+            }
             *self = Train::of_ipip(arrival, *content.src, plain.dst)?;
             if !self.comes_from_now(tables, *content.src, plain.src) {
                 return None;
@@ -322,7 +372,7 @@ pub(super) fn from_vxlan<'t>(
         src: &outer.src,
         tos: &outer.tos,
     };
-    let plain = train.admit_vxlan(arrival, (udp_port, begin), content)?;
+    let plain = train.admit_vxlan((arrival, None), (udp_port, begin), content)?;
     train.let_off(begin.last_chunk_mut()?, packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
@@ -363,7 +413,7 @@ pub(super) fn from_ipip<'t>(
         src: &outer.src,
         tos: &outer.tos,
     };
-    let plain = train.admit_ipip(arrival, content)?;
+    let plain = train.admit_ipip((arrival, None), content)?;
     train.let_off(macs, packet);
     *front.outer = None;
     let len = plain.len_behind(ethernet::HEADER_LEN);
