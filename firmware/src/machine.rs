@@ -122,6 +122,7 @@ impl Board for Machine {
         }
     }
 
+    #[inline(always)]
     fn send(&mut self, nic: usize, pool: &mut Pool, frame: Frame<'static>) -> bool {
         let Some(sender) = self.nics.get_mut(nic) else {
             pool.give_frame(frame);

@@ -72,13 +72,9 @@ impl Plane {
         self.drop_long(nic);
         let mut frames = count(self.batch.len());
         let mut originated = Originated::new(&mut self.spares);
-        match self.exit.nics.role(nic) {
-            Role::Port(port) => {
-                gateway.process(now, port, &mut self.batch, &mut originated);
-                for packet in self.batch.drain(..) {
-                    self.exit.carry_out(board, port, packet);
-                }
-            }
+        let role = self.exit.nics.role(nic);
+        match role {
+            Role::Port(port) => gateway.process(now, port, &mut self.batch, &mut originated),
             Role::Trunk { base } => {
                 let nics = &self.exit.nics;
                 let ports = self.batch.iter_mut().map(|packet| {
@@ -89,27 +85,22 @@ impl Plane {
                 self.ports.extend(ports);
                 let batch = (&self.ports[..], &mut self.batch[..]);
                 process_runs(gateway, now, batch, &mut originated);
-                for (packet, port) in self.batch.drain(..).zip(&self.ports) {
-                    match port {
-                        Some(port) => self.exit.carry_out(board, *port, packet),
-                        None => {
-                            frames -= 1;
-                            self.exit.refuse(nic, packet.frame);
-                        }
-                    }
-                }
             }
-            Role::Management => {
-                frames = 0;
-                for packet in self.batch.drain(..) {
-                    if let Err(frame) = self.management.take(packet.frame) {
-                        self.exit.refuse(nic, frame);
-                    }
-                }
+            Role::Management | Role::Unused => {
+                self.keep_apart(nic, role);
+                return (true, 0);
             }
-            Role::Unused => {
-                frames = 0;
-                for packet in self.batch.drain(..) {
+        }
+        let mut ports = self.ports.iter();
+        for packet in self.batch.drain(..) {
+            let port = match role {
+                Role::Port(port) => Some(port),
+                _ => ports.next().copied().flatten(),
+            };
+            match port {
+                Some(port) => self.exit.carry_out(board, port, packet),
+                None => {
+                    frames -= 1;
                     self.exit.refuse(nic, packet.frame);
                 }
             }
@@ -120,6 +111,19 @@ impl Plane {
         // not have room for so much.
         self.exit.flush(board);
         (true, frames)
+    }
+
+    /// Takes a batch to where the core has no part in it.
+    fn keep_apart(&mut self, nic: usize, role: Role) {
+        for packet in self.batch.drain(..) {
+            let frame = match role {
+                Role::Management => self.management.take(packet.frame),
+                _ => Err(packet.frame),
+            };
+            if let Err(frame) = frame {
+                self.exit.refuse(nic, frame);
+            }
+        }
     }
 
     /// Drops frames of the batch that are longer than frames may be.
@@ -162,8 +166,9 @@ impl Plane {
 }
 
 impl Exit {
-    /// Does what the core decided about a frame that came in by a port.
-    #[inline]
+    /// Does what the core decided about a frame that came in by a port. Inlined, so that
+    /// frames are not copied on their way.
+    #[inline(always)]
     fn carry_out<B: Board>(&mut self, board: &mut B, from: PortId, packet: Packet<'static>) {
         match packet.fate {
             Fate::Forward(to) => self.send(board, to, packet.frame),
@@ -184,7 +189,7 @@ impl Exit {
     }
 
     /// Sends a frame by the NIC that a port has.
-    #[inline]
+    #[inline(always)]
     fn send<B: Board>(&mut self, board: &mut B, to: PortId, mut frame: Frame<'static>) {
         let way = self.nics.way(to);
         let tagged = way.and_then(|way| match way.vid {
@@ -199,7 +204,7 @@ impl Exit {
     }
 
     /// Sends a frame by a NIC.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send_by<B: Board>(&mut self, board: &mut B, nic: usize, frame: Frame<'static>) {
         let sent = board.send(nic, &mut self.pool, frame);
         self.touched |= 1 << (nic & 31);
