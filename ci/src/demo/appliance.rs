@@ -42,6 +42,11 @@ pub fn run(arch: Arch) -> Result<()> {
     if let Err(error) = show(&mut lab, &mut progress) {
         eprint!("{}", lab.log_tails(20));
         eprintln!("{}", lab.appliance_log(NODE)?);
+        for (node, subject) in [(NODE, "status"), (NODE, "counters"), ("n2", "counters")] {
+            if let Ok(said) = lab.culvert(node, &[subject]) {
+                eprintln!("--- {subject} of {node}\n{}", said.stdout.trim_end());
+            }
+        }
         return Err(error);
     }
     let (sizes, log) = (built.sizes, lab.appliance_log(NODE)?);
@@ -77,6 +82,8 @@ fn show(lab: &mut Lab, progress: &mut Progress) -> Result<()> {
         PODS.iter()
             .try_for_each(|(pod, node)| lab.add_pod(node, pod).map(drop))
     })?;
+    // While a neighbor is asked for, the core keeps one packet for it and no more.
+    progress.step("everyone finds everyone", || meet(lab))?;
     let table = progress.step("everyone pings everyone", || pings(lab))?;
     let rates = progress.step(
         "TCP between a pod behind the appliance and the others",
@@ -90,6 +97,7 @@ fn show(lab: &mut Lab, progress: &mut Progress) -> Result<()> {
     })?;
     progress.step("give it its power back", || lab.start_appliance(NODE))?;
     let recovered = progress.step("the same pods talk again, as they were", || recover(lab))?;
+    progress.step("everyone finds everyone again", || meet(lab))?;
     progress.step("everyone pings everyone", || pings(lab))?;
     let faults = lab.appliance_faults(NODE);
     ensure!(faults.is_empty(), "QEMU says of the image: {faults}");
@@ -108,6 +116,25 @@ fn show(lab: &mut Lab, progress: &mut Progress) -> Result<()> {
 fn others<'l>(lab: &'l Lab, pod: &Pod) -> impl Iterator<Item = &'l Pod> {
     let name = pod.name.clone();
     lab.pods().iter().filter(move |other| other.name != name)
+}
+
+/// Lets everyone reach everyone once.
+fn meet(lab: &Lab) -> Result<()> {
+    for from in lab.pods() {
+        for to in others(lab, from) {
+            reach(lab, from, to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a pod is answered by another.
+fn reach(lab: &Lab, from: &Pod, to: &Pod) -> Result<()> {
+    let what = format!("{} reaches {}", from.name, to.name);
+    wait_for(&what, RECOVERY, || {
+        let ping = lab.ping(&from.name, to.address, 1)?;
+        Ok((ping.received == 1).then_some(()))
+    })
 }
 
 /// Lets everyone ping everyone.
@@ -189,11 +216,7 @@ fn recover(lab: &Lab) -> Result<Duration> {
     let began = Instant::now();
     let own = lab.pod("pa")?.clone();
     for other in others(lab, &own) {
-        let what = format!("{} reaches {}", own.name, other.name);
-        wait_for(&what, RECOVERY, || {
-            let ping = lab.ping(&own.name, other.address, 1)?;
-            Ok((ping.received == 1).then_some(()))
-        })?;
+        reach(lab, &own, other)?;
     }
     let took = began.elapsed();
     for pod in lab.pods().iter().filter(|pod| pod.node == NODE) {
