@@ -229,8 +229,38 @@ fn spoofed(number: u16) -> Vec<u8> {
     frame
 }
 
+/// As [`spoofed`], by IPv6, with a hop-by-hop header in front of TCP's.
+fn spoofed_behind_options(number: u16) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    let mac = culvert_core::channel::Role::Management.mac().bytes();
+    let src: std::net::Ipv6Addr = format!("fd00::9:{number:x}").parse().unwrap();
+    let dst: std::net::Ipv6Addr = crate::V6.0.parse().unwrap();
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 9, high, low], mac)
+        .ipv6(src.octets(), dst.octets(), 64)
+        .tcp(1024 + number, crate::V6.1, u32::from(number) * 7919, 1024)
+        .syn();
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).unwrap();
+    // Next header 0, and eight bytes: TCP, length 0, PadN of 4 (RFC 8200 section 4.3).
+    frame[20] = 0;
+    let len = u16::from_be_bytes([frame[18], frame[19]]) + 8;
+    frame[18..20].copy_from_slice(&len.to_be_bytes());
+    frame.splice(54..54, [6, 0, 1, 4, 0, 0, 0, 0]);
+    frame
+}
+
 #[test]
 fn connections_that_nobody_means_keep_no_host_out() {
+    outlast(spoofed);
+}
+
+#[test]
+fn nor_do_those_behind_options() {
+    outlast(spoofed_behind_options);
+}
+
+/// A host is heard while one of these comes each millisecond.
+fn outlast(spoofed: fn(u16) -> Vec<u8>) {
     let (mut world, mut station) = open();
     let mut number = 0;
     let mut flood = |world: &mut World| {

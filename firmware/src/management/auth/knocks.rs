@@ -4,7 +4,7 @@
 
 use culvert_core::Instant;
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6Packet, TcpPacket,
 };
 
 /// Wishes that are remembered, a power of two: at a thousand in a second nine of ten are
@@ -65,9 +65,18 @@ fn knock(frame: &[u8], port: u16) -> Option<u32> {
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
-            let is_tcp = packet.next_header() == IpProtocol::Tcp;
             let from = packet.src_addr().to_bits();
-            is_tcp.then(|| of_segment(packet.payload(), port, from))?
+            match packet.next_header() {
+                IpProtocol::Tcp => of_segment(packet.payload(), port, from),
+                // The one header that the stack looks behind.
+                IpProtocol::HopByHop => {
+                    let options = Ipv6ExtHeader::new_checked(packet.payload()).ok()?;
+                    let len = 8 * (usize::from(options.header_len()) + 1);
+                    let is_tcp = options.next_header() == IpProtocol::Tcp;
+                    is_tcp.then(|| of_segment(packet.payload().get(len..)?, port, from))?
+                }
+                _ => None,
+            }
         }
         _ => None,
     }
