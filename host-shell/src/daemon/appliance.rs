@@ -105,7 +105,9 @@ impl Daemon {
                 "{channel} is open, and Hello was not answered: {error}"
             ))
         })?;
-        if welcome.previous_epoch != before {
+        // Nothing is known of the life before when that ended in the midst of a
+        // conversation, and perhaps there was another one since.
+        if before == 0 || welcome.previous_epoch != before {
             self.events.restarted();
         }
         let told = self.tell_all(&core).await;
