@@ -3,7 +3,8 @@
 use culvert_core::channel::*;
 use culvert_core::{IpPrefix, MacAddr, PeerId};
 use culvert_host::appliance::Arch;
-use culvert_lab::appliance::{Guest, Options, Outside};
+use culvert_lab::appliance::{Guest, LIMIT, Options, Outside};
+use culvert_lab::wait_for;
 use etherparse::PacketBuilder;
 
 use crate::images::{ARCHES, image};
@@ -98,13 +99,13 @@ fn peer(outside: &mut Outside) {
 /// What the main loop has counted, once it has counted so many frames: it does so at a
 /// turn's end, when they are long on their way.
 fn health(outside: &mut Outside, frames: u64) -> Health {
-    loop {
-        match outside.ask_board(Board::Health).unwrap() {
-            BoardAnswer::Health(health) if health.frames >= frames => return health,
-            BoardAnswer::Health(_) => {}
+    let counted = wait_for("the turn's end", LIMIT, || {
+        match outside.ask_board(Board::Health)? {
+            BoardAnswer::Health(health) => Ok((health.frames >= frames).then_some(health)),
             other => panic!("{other:?}"),
         }
-    }
+    });
+    counted.unwrap()
 }
 
 /// Guest instructions a frame, of the cheapest burst.
@@ -117,8 +118,7 @@ fn cost(guest: &mut Guest, (from, to): (usize, usize), frame: &[u8]) -> u64 {
         }
         for _ in 0..BURST {
             // What the uplink has to say of itself may be among them.
-            let limit = std::time::Duration::from_secs(5);
-            let got = guest.outside.wires()[to].receive(limit).unwrap();
+            let got = guest.outside.wires()[to].receive(LIMIT).unwrap();
             assert!(got.is_some(), "a frame is lost");
         }
         let after = health(&mut guest.outside, before.frames + u64::from(BURST));

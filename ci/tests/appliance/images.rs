@@ -22,17 +22,16 @@ pub(crate) fn image(arch: Arch) -> Image {
     images.find(|image| image.arch == arch).unwrap()
 }
 
-/// Another program's image.
-pub(crate) fn made(arch: Arch, bin: &'static str) -> Image {
+/// Another program's images, for [`ARCHES`].
+pub(crate) fn made(bin: &'static str) -> Vec<Image> {
     let source = find_source(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
     let what = Build {
-        arches: vec![arch],
+        arches: ARCHES.to_vec(),
         bin,
         features: FEATURES.iter().map(|&name| name.to_owned()).collect(),
         target_dir: None,
     };
-    let built = build(source, &what).unwrap_or_else(|error| panic!("{error}"));
-    built.into_iter().next().unwrap()
+    build(source, &what).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// An image that runs, with NICs of these MAC addresses.

@@ -9,6 +9,7 @@ mod console;
 mod cortex_m4;
 mod cost;
 mod images;
+mod limits;
 mod node;
 #[path = "../../../core-nostd/tests/replay/mod.rs"]
 mod replay;
