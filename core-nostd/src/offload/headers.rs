@@ -229,9 +229,9 @@ impl Headers {
     /// Stores what a packet that ends at `end` has in its transport header: UDP's
     /// length, and in the checksum field `sum`.
     pub(super) fn update(&self, frame: &mut [u8], end: usize, sum: u16) -> Option<()> {
-        let packet = frame.get_mut(self.ip.payload..end)?;
+        let packet = frame.get_mut(self.ip.payload..)?;
         if self.transport == Transport::Udp {
-            let len = u16::try_from(packet.len()).ok()?;
+            let len = u16::try_from(end.checked_sub(self.ip.payload)?).ok()?;
             set(packet, UDP_LEN, len.to_be_bytes())?;
         }
         set(

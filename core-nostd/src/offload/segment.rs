@@ -161,44 +161,58 @@ impl<'f> Segments<'f> {
     /// `None`, and no change, when all are written or `out` is too small.
     pub fn write_next(&mut self, out: &mut [u8]) -> Option<usize> {
         let len = self.next_len()?;
-        let header_len = self.headers.payload;
         let out = out.get_mut(..len)?;
-        let (header, payload) = out.split_at_mut_checked(header_len)?;
-        let next = self.next + payload.len();
-        header.copy_from_slice(self.bytes.get(..header_len)?);
-        payload.copy_from_slice(self.bytes.get(self.next..next)?);
-        self.write_headers(out, next == self.bytes.len())?;
-        self.next = next;
-        self.index = self.index.wrapping_add(1);
+        let (header, place) = out.split_at_mut_checked(self.headers.payload)?;
+        let (_, payload) = self.write_next_header(header)?;
+        place.get_mut(..payload.len())?.copy_from_slice(payload);
         Some(len)
     }
 
-    /// Makes the copied headers those of the present segment, which `out` is.
-    fn write_headers(&self, out: &mut [u8], last: bool) -> Option<()> {
+    /// Writes the next segment's headers to the front of `out`, and returns their length
+    /// and the payload that belongs behind them, where it is in the super-frame: for
+    /// devices that gather a packet from several places. `None`, and no change, when all
+    /// are written or `out` is too small.
+    pub fn write_next_header(&mut self, out: &mut [u8]) -> Option<(usize, &'f [u8])> {
+        let bytes = self.bytes;
+        let header_len = self.headers.payload;
+        let len = self.next_len()?;
+        let next = self.next + (len - header_len);
+        let payload = bytes.get(self.next..next)?;
+        let header = out.get_mut(..header_len)?;
+        header.copy_from_slice(bytes.get(..header_len)?);
+        self.write_headers(header, payload, next == bytes.len())?;
+        self.next = next;
+        self.index = self.index.wrapping_add(1);
+        Some((header_len, payload))
+    }
+
+    /// Makes the copied headers those of the present segment, which has this payload.
+    fn write_headers(&self, header: &mut [u8], payload: &[u8], last: bool) -> Option<()> {
         let Headers { ip, transport, .. } = &self.headers;
-        let len = u16::try_from(out.len().checked_sub(ip.payload)?).ok()?;
-        ip.update(out, out.len(), self.index)?;
+        let end = header.len() + payload.len();
+        let len = u16::try_from(end.checked_sub(ip.payload)?).ok()?;
+        ip.update(header, end, self.index)?;
         if let Transport::Tcp { sequence, flags } = *transport {
             let sent = u32::try_from(self.next - self.headers.payload).ok()?;
             let not_last = if last { 0 } else { FIN | PSH };
             let not_first = if self.index == 0 { 0 } else { CWR };
             let flags = flags & !not_last & !not_first;
             self.headers
-                .update_tcp(out, sequence.wrapping_add(sent), flags)?;
+                .update_tcp(header, sequence.wrapping_add(sent), flags)?;
         }
-        let sum = self.seed.map(|seed| checksum::fold(seed + u64::from(len)));
-        self.headers
-            .update(out, out.len(), sum.unwrap_or_default())?;
-        if sum.is_some() {
-            let udp = *transport == Transport::Udp;
-            l4::finish(
-                out.get_mut(ip.payload..)?,
-                self.headers.checksum_offset(),
-                udp,
-            )?;
+        let seed = self.seed.map(|seed| checksum::fold(seed + u64::from(len)));
+        self.headers.update(header, end, seed.unwrap_or_default())?;
+        if seed.is_some() {
+            let sum = checksum::sum_of_two(header.get(ip.payload..)?, payload);
+            let sum = match checksum::finish(sum) {
+                // Zero would mean that there is none (RFC 768).
+                0 if *transport == Transport::Udp => 0xffff,
+                sum => sum,
+            };
+            self.headers.update(header, end, sum)?;
         }
         match self.outer {
-            Some(outer) => outer.write(out, self.index, ip.payload, sum),
+            Some(outer) => outer.write((header, payload), self.index, ip.payload, seed),
             None => Some(()),
         }
     }
@@ -273,21 +287,22 @@ impl Outer {
         Ok(Outer { ip: outer, udp })
     }
 
-    /// Makes the copied outer headers those of a segment, which `out` is. Its
+    /// Makes the copied outer headers those of a segment of this header and payload. Its
     /// transport header is at `inner`, with the checksum that `inner_sum` became.
     fn write(
         &self,
-        out: &mut [u8],
+        (header, payload): (&mut [u8], &[u8]),
         index: u16,
         inner: usize,
         inner_sum: Option<u16>,
     ) -> Option<()> {
-        self.ip.update(out, out.len(), index)?;
+        let end = header.len() + payload.len();
+        self.ip.update(header, end, index)?;
         let Some(has_checksum) = self.udp else {
             return Some(());
         };
-        let len = u16::try_from(out.len().checked_sub(self.ip.payload)?).ok()?;
-        let udp = out.get_mut(self.ip.payload..)?;
+        let len = u16::try_from(end.checked_sub(self.ip.payload)?).ok()?;
+        let udp = header.get_mut(self.ip.payload..)?;
         set(udp, 4, len.to_be_bytes())?;
         set(udp, 6, [0, 0])?;
         if !has_checksum {
@@ -299,7 +314,7 @@ impl Outer {
             // pseudo-header, so it need not be read again. Only if it begins at an
             // even place do its words lie as the outer sum takes them.
             Some(sum) if inner % 2 == 0 => checksum::sum(udp.get(..inner)?) + u64::from(!sum),
-            _ => checksum::sum(udp),
+            _ => checksum::sum_of_two(udp, payload),
         };
         let sum = checksum::finish(self.ip.pseudo_header(len) + covered);
         set(udp, 6, (if sum == 0 { 0xffff } else { sum }).to_be_bytes())

@@ -8,6 +8,16 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(sum_native(bytes))))
 }
 
+/// The sum of bytes that lie in two places, one behind the other.
+pub(crate) fn sum_of_two(first: &[u8], second: &[u8]) -> u64 {
+    let rest = sum(second);
+    match first.len().is_multiple_of(2) {
+        true => sum(first) + rest,
+        // Words that begin at an odd place have their octets the other way round.
+        false => sum(first) + u64::from(fold(rest).swap_bytes()),
+    }
+}
+
 /// As [`sum`], of words in the machine's byte order, in which it is as good (RFC 1071
 /// section 2 B); adding another may carry, for which there is [`add`].
 pub(crate) fn sum_native(bytes: &[u8]) -> u64 {
@@ -122,6 +132,15 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_in_two_places_sum_up_as_in_one() {
+        let bytes: [u8; 97] = core::array::from_fn(|at| (at * 37 + 11).to_le_bytes()[0]);
+        for at in 0..bytes.len() {
+            let (first, second) = bytes.split_at(at);
+            assert_eq!(fold(sum_of_two(first, second)), fold(sum(&bytes)), "{at}");
+        }
+    }
 
     #[test]
     fn rfc_1071_example() {
