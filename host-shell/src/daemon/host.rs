@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error};
+use crate::dataplane::TapPort;
 use crate::netlink::{NetlinkError, PROTOCOL_CULVERT, PROTOCOL_STATIC, Route};
 use crate::sysctl;
 
@@ -54,6 +55,11 @@ impl Daemon {
         self.netlink.set_alias(name, ALIAS).await?;
         self.netlink.set_mac(name, mac.0).await?;
         self.netlink.set_mtu(name, site.pod_mtu).await?;
+        if site.config.offload.is_none() {
+            self.netlink
+                .set_gso_max_size(name, TapPort::LONGEST)
+                .await?;
+        }
         self.delete_former_addresses(name, all).await?;
         self.netlink.set_up(name).await?;
         if all.iter().any(IpAddr::is_ipv6) {

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::site::Site;
 use super::{CoreError, Daemon, cluster, pool};
 use crate::cni::{CniError, code};
-use crate::dataplane::Driver;
+use crate::dataplane::{Driver, TapPort};
 use crate::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::state::{Attachment, NetnsId};
 use crate::sys::netns::{NetNs, NetNsError, NetNsId};
@@ -80,6 +80,9 @@ impl Daemon {
         netlink.set_alias(name, &alias(attachment)).await?;
         netlink.set_mac(name, attachment.mac.0).await?;
         netlink.set_mtu(name, site.mtu_of(attachment)).await?;
+        if attachment.device.is_none() {
+            netlink.set_gso_max_size(name, TapPort::LONGEST).await?;
+        }
         netlink.set_up(name).await?;
         if attachment.addresses.iter().any(IpAddr::is_ipv6) {
             netlink.add_link_local(name, attachment.mac).await?;
@@ -220,7 +223,7 @@ pub(super) fn netns_id(id: NetNsId) -> NetnsId {
 /// Pods send TCP super-frames: the kernels of this node's pods take them whole, and
 /// the underlay's driver cuts them.
 const TAP: TapOptions = TapOptions {
-    offloads: TapOffloads::TCP,
+    offloads: TapOffloads::ALL,
 };
 
 /// Opens the pod's namespace, which must not be the node's own.

@@ -4,8 +4,12 @@ use culvert_core::{Checksum, Frame, Outer, Packet, Segmentation};
 
 /// Frames that go through the core at a time.
 pub(super) const BATCH: usize = 64;
+/// Bytes after which a batch ends: a few super-frames, which stay in the processor's
+/// second-level cache from the read to the write. With one of each slot in turn, all of
+/// a hundred slots would go through memory.
+const ENOUGH: usize = 1 << 17;
 /// Largest frame: what one UDP datagram or TAP read can bring.
-const LARGEST: usize = 65_535;
+pub(super) const LARGEST: usize = 65_535;
 /// Bytes from one slot to the next. The odd cache lines behind the largest frame
 /// keep the stride off a power of two, where all frames' headers would compete
 /// for the same cache sets.
@@ -29,12 +33,16 @@ pub(super) struct Buffers {
     slots: Box<[u8]>,
     spares: Box<[u8]>,
     received: heapless::Vec<Received, BATCH>,
+    bytes: usize,
+    early: bool,
 }
 
 /// Frames received, in order, for a driver to fill.
 pub(super) struct Inbound<'i> {
     slots: std::slice::ChunksExactMut<'i, u8>,
     received: &'i mut heapless::Vec<Received, BATCH>,
+    bytes: &'i mut usize,
+    early: &'i mut bool,
 }
 
 impl Buffers {
@@ -43,15 +51,26 @@ impl Buffers {
             slots: vec![0; BATCH * SLOT].into_boxed_slice(),
             spares: vec![0; SPARES * SLOT].into_boxed_slice(),
             received: heapless::Vec::new(),
+            bytes: 0,
+            early: false,
         }
+    }
+
+    /// Whether the batch ended because it has enough, so that more may wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.received.is_full() || self.bytes >= ENOUGH || self.early
     }
 
     /// Empty slots for the next batch.
     pub(super) fn inbound(&mut self) -> Inbound<'_> {
         self.received.clear();
+        self.bytes = 0;
+        self.early = false;
         Inbound {
             slots: self.slots.chunks_exact_mut(SLOT),
             received: &mut self.received,
+            bytes: &mut self.bytes,
+            early: &mut self.early,
         }
     }
 
@@ -82,6 +101,9 @@ impl<'i> Inbound<'i> {
     /// The next slot; `None` when the batch is full. The frame belongs at
     /// [`Frame::HEADROOM`]; a device's header may stand in front of it.
     pub(super) fn slot(&mut self) -> Option<&'i mut [u8]> {
+        if *self.bytes >= ENOUGH {
+            return None;
+        }
         self.slots.next()?.get_mut(..Frame::HEADROOM + LARGEST)
     }
 
@@ -92,8 +114,14 @@ impl<'i> Inbound<'i> {
             .filter_map(|slot| slot.get_mut(Frame::HEADROOM..Frame::HEADROOM + LARGEST))
     }
 
+    /// Ends the batch though there are free slots and more may wait.
+    pub(super) fn stop_early(&mut self) {
+        *self.early = true;
+    }
+
     /// Says what is in the slot that was taken least recently and not spoken for.
     pub(super) fn push(&mut self, received: Received) {
+        *self.bytes += received.len;
         // There are as many places as slots.
         let _ = self.received.push(received);
     }

@@ -21,6 +21,10 @@ pub struct TapPort {
 }
 
 impl TapPort {
+    /// Octets of a super-frame at most, all headers included: those of a tunnel find room
+    /// beside it in one IP packet, and its segments in one send.
+    pub const LONGEST: u32 = 61_400;
+
     /// The TAP as a port that is offered super-frames of all kinds.
     pub fn new(tap: Tap) -> Self {
         TapPort::accepting(tap, Accepts::ALL)
@@ -35,6 +39,11 @@ impl TapPort {
     /// The TAP itself.
     pub fn tap(&self) -> &Tap {
         &self.tap
+    }
+
+    /// The super-frames that it is offered.
+    pub(super) fn accepts(&self) -> Accepts {
+        self.accepts
     }
 
     /// Reads frames until none waits or the batch is full.

@@ -8,12 +8,13 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
+use culvert_core::offload::{Layout, Target, coalesce};
 use culvert_core::{Fate, Gateway, Host, Instant, Originated, Packet, PortId};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::oneshot;
 
-use super::buffers::{BATCH, Buffers};
+use super::buffers::Buffers;
 use super::control::ControlEnd;
 use super::{Command, Driver, Never, ShellCounter, ShellCounters, Tools, Underlay};
 use crate::sys::zeroed::Zeroed;
@@ -243,7 +244,9 @@ impl WorkerThread<'_> {
                 learn_path_mtus(&mut self.gateway, now, (port, underlay));
             }
         }
-        for _ in 0..TURNS {
+        let mut turns = 0;
+        while turns < TURNS || self.has_left(port) {
+            turns += 1;
             match self.run_batch(port, receiver) {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -256,6 +259,14 @@ impl WorkerThread<'_> {
                     return;
                 }
             }
+        }
+    }
+
+    /// Whether frames of a port wait that no descriptor tells of.
+    fn has_left(&self, port: PortId) -> bool {
+        match self.ports.get(&port) {
+            Some(Driver::Underlay(underlay)) => underlay.has_left(),
+            _ => false,
         }
     }
 
@@ -276,6 +287,7 @@ impl WorkerThread<'_> {
             }
         }
         let now = self.now();
+        let more = self.buffers.is_full();
         let (mut packets, mut spares) = self.buffers.packets();
         if packets.is_empty() {
             return Ok(false);
@@ -284,6 +296,7 @@ impl WorkerThread<'_> {
         self.gateway
             .process(now, port, &mut packets, &mut originated);
         let made = originated.into_made();
+        join(&self.ports, &mut packets);
         let mut tools = Tools {
             counters: &self.counters,
             scratch: &mut self.scratch,
@@ -295,7 +308,7 @@ impl WorkerThread<'_> {
                 }
             }
         }
-        Ok(packets.len() == BATCH)
+        Ok(more)
     }
 }
 
@@ -308,6 +321,26 @@ fn learn_path_mtus(
     for (peer, mtu) in underlay.path_mtus() {
         gateway.path_mtu_exceeded(now, port, peer, mtu);
     }
+}
+
+/// Joins packets of a flow into super-frames where their port takes those.
+fn join(ports: &HashMap<PortId, Driver>, packets: &mut [Packet<'_>]) {
+    if packets.len() < 2 {
+        return;
+    }
+    coalesce(packets, &mut std::iter::empty(), |packet| {
+        let Fate::Forward(port) = packet.fate else {
+            return None;
+        };
+        let Some(Driver::Tap(tap)) = ports.get(&port) else {
+            return None;
+        };
+        Some(Target {
+            port,
+            accepts: tap.accepts(),
+            layout: Layout::ETHERNET,
+        })
+    });
 }
 
 /// Underlay ports that a batch leaves by.
@@ -327,6 +360,9 @@ fn send(
             Fate::Reply => ingress,
             _ => continue,
         };
+        if packet.frame.is_empty() {
+            continue; // It was joined to another.
+        }
         match ports.get(&to) {
             Some(Driver::Tap(tap)) => tap.send(&mut packet.frame, tools),
             Some(Driver::Underlay(_)) => {

@@ -183,6 +183,20 @@ impl Netlink {
         .await
     }
 
+    /// Sets how large super-frames of the interface `name` get, in octets with all headers.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`]; `EINVAL` outside of the device's range.
+    pub async fn set_gso_max_size(&self, name: &str, size: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_name(name)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(size))
+            .build();
+        self.set_link(name, message, || {
+            format!("set the size of super-frames of \"{name}\" to {size}")
+        })
+        .await
+    }
+
     /// Sets the interface `name` up.
     ///
     /// # Errors

@@ -130,6 +130,15 @@ impl TapOffloads {
     /// 64 KB, which the reader has to cut.
     pub const TCP: Self =
         Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN);
+    /// As [`TapOffloads::TCP`], and UDP super-frames where the kernel has them (Linux 6.2).
+    pub const ALL: Self = Self(Self::TCP.0 | Self::UDP);
+    /// Both versions of IP go together.
+    const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+    /// The same without those that older kernels refuse.
+    fn older(self) -> Self {
+        Self(self.0 & !Self::UDP)
+    }
 }
 
 /// How a TAP device is set up; the same at creation and at attaching.
@@ -142,7 +151,7 @@ pub struct TapOptions {
 impl Default for TapOptions {
     fn default() -> Self {
         Self {
-            offloads: TapOffloads::CHECKSUM,
+            offloads: TapOffloads::ALL,
         }
     }
 }
@@ -341,10 +350,18 @@ impl Tap {
         // SAFETY: the pointer is to a live integer, which the kernel only reads.
         unsafe { ioctl::tun_set_vnet_little_endian(fd, &raw const little_endian) }
             .map_err(|errno| setup_error(&self.name, "set the byte order", errno))?;
-        let bits = options.offloads.0.cast_signed();
-        // SAFETY: the ioctl takes an integer and `fd` is an open TAP descriptor.
-        unsafe { ioctl::tun_set_offload(fd, bits) }
-            .map_err(|errno| setup_error(&self.name, "set the offloads", errno))?;
+        let set = |offloads: TapOffloads| {
+            let bits = offloads.0.cast_signed();
+            // SAFETY: the ioctl takes an integer and `fd` is an open TAP descriptor.
+            unsafe { ioctl::tun_set_offload(fd, bits) }
+        };
+        let offloads = options.offloads;
+        match set(offloads) {
+            // The kernel refuses all when it does not know one.
+            Err(Errno::EINVAL) if offloads != offloads.older() => set(offloads.older()),
+            done => done,
+        }
+        .map_err(|errno| setup_error(&self.name, "set the offloads", errno))?;
         Ok(())
     }
 }

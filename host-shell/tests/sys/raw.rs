@@ -1,5 +1,6 @@
 //! Raw sockets of the underlay: IP in IP over a veth between two namespaces.
 
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
@@ -27,7 +28,8 @@ fn bind(namespace: &Namespace, address: &str, protocol: u8) -> Socket {
 
 fn to<'a>(destination: &str, payload: &'a [u8]) -> Datagram<'a> {
     Datagram {
-        payload,
+        pieces: Box::leak(Box::new([IoSlice::new(payload)])),
+        segment: None,
         destination: SocketAddr::new(destination.parse().unwrap(), 0),
         tos: 0,
         ttl: DEFAULT_TTL,
@@ -56,7 +58,7 @@ fn packets_of_both_protocols_arrive_without_their_outer_header() {
             let all = receive(&receiver, datagrams.len());
             assert_eq!(all.len(), datagrams.len(), "{source} {protocol}");
             for ((received, payload), datagram) in all.iter().zip(&datagrams) {
-                assert_eq!(payload, datagram.payload);
+                assert_eq!(payload, &*datagram.pieces[0]);
                 assert_eq!((received.tos, received.ttl), (datagram.tos, datagram.ttl));
                 assert_eq!(received.source.ip(), sender.local_addr().ip());
                 assert_eq!(received.destination, target.parse::<IpAddr>().unwrap());

@@ -1,5 +1,6 @@
 //! Underlay sockets over a veth between two namespaces.
 
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
@@ -25,7 +26,8 @@ fn bind(namespace: &Namespace, address: &str) -> Socket {
 
 fn to<'a>(destination: &str, payload: &'a [u8]) -> Datagram<'a> {
     Datagram {
-        payload,
+        pieces: Box::leak(Box::new([IoSlice::new(payload)])),
+        segment: None,
         destination: at(destination),
         tos: 0,
         ttl: DEFAULT_TTL,
@@ -85,7 +87,7 @@ fn a_batch_arrives_in_order_with_its_ip_fields() {
         let all = receive(&receiver, 150);
         assert_eq!(all.len(), 150);
         for ((received, payload), datagram) in all.iter().zip(&datagrams) {
-            assert_eq!(payload, datagram.payload);
+            assert_eq!(payload, &*datagram.pieces[0]);
             assert_eq!((received.tos, received.ttl), (datagram.tos, datagram.ttl));
             assert_eq!(received.source, sender.local_addr());
             assert_eq!(received.destination, ip.parse::<IpAddr>().unwrap());

@@ -5,6 +5,7 @@
 //! flow entropy (RFC 7348 section 5). IP in IP has no such entropy: of each of its
 //! two protocols one socket receives and sends.
 
+mod receive;
 mod send;
 
 use std::io;
@@ -12,13 +13,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use culvert_core::wire::ip;
-use culvert_core::{Checksum, Outer, OuterL4, Packet, PortId, Segmentation};
+use culvert_core::{Packet, PortId};
 
-use super::buffers::{BATCH, Inbound, Received};
+use self::receive::{From, Trains};
+use super::buffers::{BATCH, Inbound};
 use super::{ShellCounter, ShellCounters, Tools};
 use crate::sys::socket::{
-    self, PeerErrors, RecvBatch, SendBatch, Socket, SocketError, SocketKind, SocketOptions,
-    UdpSourcePool,
+    PeerErrors, RecvBatch, SendBatch, Socket, SocketError, SocketKind, SocketOptions, UdpSourcePool,
 };
 
 /// Errors of peers kept between two looks at them.
@@ -51,6 +52,7 @@ pub struct Underlay {
     /// None, or one for each inner IP version.
     ipip: Vec<Socket>,
     receive: RecvBatch,
+    trains: Trains,
     send: SendBatch,
     errors: PeerErrors,
     /// Peers and the largest packets that get to them, as errors said.
@@ -73,7 +75,13 @@ impl Underlay {
         };
         let vxlan = |port| -> Result<Vxlan, SocketError> {
             Ok(Vxlan {
-                receiver: Socket::udp(SocketAddr::new(address, port), sockets)?,
+                receiver: Socket::udp(
+                    SocketAddr::new(address, port),
+                    SocketOptions {
+                        join: true,
+                        ..sockets
+                    },
+                )?,
                 senders: UdpSourcePool::bind(address, UdpSourcePool::DEFAULT_SIZE, sockets)?,
             })
         };
@@ -84,6 +92,7 @@ impl Underlay {
                 .map(|protocol| Socket::ip(address, protocol, sockets))
                 .collect::<Result<_, _>>()?,
             receive: RecvBatch::new(BATCH),
+            trains: Trains::new(),
             send: SendBatch::new(BATCH),
             errors: PeerErrors::new(PEER_ERRORS),
             path_mtus: heapless::Vec::new(),
@@ -126,16 +135,23 @@ impl Underlay {
         let Some(socket) = vxlan.chain(&self.ipip).nth(receiver) else {
             return Ok(());
         };
-        let frames = inbound.frames();
-        let all = socket.recv_batch(&mut self.receive, frames, &mut self.errors)?;
-        for datagram in all {
-            if datagram.truncated {
-                counters.add(ShellCounter::UnderlayRxTruncated, 1);
-            }
-            inbound.push(received(socket, datagram));
-        }
+        let mut from = From {
+            socket,
+            batch: &mut self.receive,
+            errors: &mut self.errors,
+            counters,
+        };
+        let done = match socket.kind() {
+            SocketKind::Udp => self.trains.receive(&mut from, inbound),
+            SocketKind::Ip { .. } => from.receive(inbound),
+        };
         self.take_errors(counters);
-        Ok(())
+        done
+    }
+
+    /// Whether datagrams wait that no descriptor tells of.
+    pub(super) fn has_left(&self) -> bool {
+        self.trains.has_left()
     }
 
     /// Sends the packets that leave by this port, in order within each flow.
@@ -173,32 +189,5 @@ impl Underlay {
         }
         counters.add(ShellCounter::UnderlayPeerErrors, self.errors.lost());
         self.errors.clear();
-    }
-}
-
-/// What a datagram is for the core.
-fn received(socket: &Socket, datagram: &socket::Received) -> Received {
-    let l4 = match socket.kind() {
-        SocketKind::Udp => OuterL4::Udp {
-            src_port: datagram.source.port(),
-            dst_port: socket.local_addr().port(),
-            checksum: true,
-        },
-        SocketKind::Ip { protocol } => OuterL4::Ip { protocol },
-    };
-    Received {
-        start: datagram.start,
-        len: datagram.len,
-        checksum: Checksum::None,
-        segmentation: Segmentation::None,
-        outer: Some(Outer {
-            src: datagram.source.ip(),
-            dst: datagram.destination,
-            l4,
-            tos: datagram.tos,
-            ttl: datagram.ttl,
-            // A socket does not show the flag; nothing needs it on receipt.
-            df: false,
-        }),
     }
 }

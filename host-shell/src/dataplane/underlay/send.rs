@@ -1,19 +1,20 @@
-//! Sending tunnel packets: each by its flow's socket, super-frames cut before.
+//! Sending tunnel packets: each by its flow's socket; those of one size and peer that
+//! follow each other in one piece, for the kernel to cut.
 
-use std::net::SocketAddr;
+mod train;
+
+use std::io::IoSlice;
 
 use culvert_core::offload::{Layout, Segments};
 use culvert_core::{Fate, Frame, Outer, OuterL4, Packet, PortId, Segmentation};
 
+use self::train::{PIECES, Piece, To, Trains};
 use super::Underlay;
 use crate::dataplane::buffers::BATCH;
 use crate::dataplane::{ShellCounter, ShellCounters, Tools};
 use crate::sys::socket::{
     Datagram, PeerErrors, SendBatch, SendStop, Socket, SocketKind, UdpSourcePool,
 };
-
-/// Datagrams for one socket.
-type Datagrams<'d> = heapless::Vec<Datagram<'d>, BATCH>;
 
 /// Sends the packets of a batch that leave by `port`: socket by socket, each in order.
 pub(super) fn send(
@@ -97,24 +98,32 @@ impl Exit<'_, '_> {
         socket: &Socket,
         frames: impl Iterator<Item = (&'f Frame<'b>, Outer)>,
     ) {
-        let mut waiting = Datagrams::new();
+        let mut trains = Trains::new(socket);
         for (frame, outer) in frames {
-            let whole = frame.segmentation == Segmentation::None;
-            if !whole || waiting.is_full() {
-                self.send_all(socket, &waiting);
-                waiting.clear();
-            }
-            match whole {
-                // There is room: a full list has just been cleared.
-                true => drop(waiting.push(datagram(frame.bytes(), &outer))),
-                false => self.send_segments(socket, frame, &outer),
+            let to = To::of(&outer);
+            match frame.segmentation {
+                Segmentation::None => {
+                    let bytes = frame.bytes();
+                    if !trains.has_room(1) {
+                        self.send_trains(socket, &mut trains);
+                    }
+                    trains.push(to, [Piece::Bytes(bytes)], bytes.len());
+                }
+                _ => self.cut(socket, &mut trains, frame, &outer),
             }
         }
-        self.send_all(socket, &waiting);
+        self.send_trains(socket, &mut trains);
     }
 
-    /// Cuts a super-frame and sends its segments, as many at a time as have room.
-    fn send_segments(&mut self, socket: &Socket, frame: &Frame<'_>, outer: &Outer) {
+    /// Cuts a super-frame: each segment's headers are written beside, and its payload
+    /// stays where it is.
+    fn cut<'f>(
+        &mut self,
+        socket: &Socket,
+        trains: &mut Trains<'f>,
+        frame: &'f Frame<'_>,
+        outer: &Outer,
+    ) {
         let layout = match outer.l4 {
             OuterL4::Udp { .. } => Layout::VXLAN,
             OuterL4::Ip { .. } => Layout::IP,
@@ -123,57 +132,112 @@ impl Exit<'_, '_> {
             Ok(segments) => segments,
             Err(error) => return self.tools.not_cut(&error),
         };
-        let scratch = std::mem::take(&mut self.tools.scratch);
+        let to = To::of(outer);
         while !segments.is_empty() {
-            let mut datagrams = Datagrams::new();
-            let mut room = &mut scratch[..];
-            while !datagrams.is_full()
-                && let Some(len) = segments.write_next(&mut *room)
-            {
-                let (segment, rest) = std::mem::take(&mut room).split_at_mut(len);
-                // There is room, as the loop asks.
-                let _ = datagrams.push(datagram(segment, outer));
-                room = rest;
+            let room = self.tools.scratch.get_mut(trains.headers..);
+            let header = match trains.has_room(2) {
+                true => segments.write_next_header(room.unwrap_or_default()),
+                false => None,
+            };
+            match header {
+                Some((len, payload)) => {
+                    let header = Piece::Header(trains.headers..trains.headers + len);
+                    trains.headers += len;
+                    let pieces = [header, Piece::Bytes(payload)];
+                    trains.push(to, pieces, len + payload.len());
+                }
+                // No header is larger than the scratch memory.
+                None if trains.trains.is_empty() => return,
+                None => self.send_trains(socket, trains),
             }
-            if datagrams.is_empty() {
-                break; // No segment is larger than the scratch memory.
-            }
-            self.send_all(socket, &datagrams);
         }
-        self.tools.scratch = scratch;
     }
 
-    /// Sends all; what fails is counted and passed over.
-    fn send_all(&mut self, socket: &Socket, mut datagrams: &[Datagram<'_>]) {
-        let counters: &ShellCounters = self.tools.counters;
-        while !datagrams.is_empty() {
-            let report = socket.send_batch(self.batch, datagrams, self.errors);
-            let rest = datagrams.get(report.sent..).unwrap_or_default();
-            datagrams = match report.stop {
-                None => return,
-                Some(SendStop::WouldBlock) => {
-                    let lost = u64::try_from(rest.len()).unwrap_or(u64::MAX);
-                    return counters.add(ShellCounter::UnderlayTxFull, lost);
-                }
-                Some(SendStop::Failed(error)) => {
-                    tracing::debug!(%error, "a tunnel packet was not sent");
-                    counters.add(ShellCounter::UnderlayTxFailed, 1);
-                    rest.get(1..).unwrap_or_default()
-                }
-            };
-        }
+    /// Sends all that wait, and forgets them.
+    fn send_trains(&mut self, socket: &Socket, trains: &mut Trains<'_>) {
+        let scratch = &*self.tools.scratch;
+        let slices = trains.pieces.iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => IoSlice::new(bytes),
+            Piece::Header(range) => IoSlice::new(scratch.get(range.clone()).unwrap_or_default()),
+        });
+        let slices: heapless::Vec<IoSlice<'_>, PIECES> = slices.collect();
+        let datagrams = trains.trains.iter().map(|train| train.datagram(&slices));
+        let datagrams: heapless::Vec<Datagram<'_>, BATCH> = datagrams.collect();
+        send_all(
+            (socket, self.batch, self.errors),
+            &datagrams,
+            self.tools.counters,
+        );
+        trains.clear();
     }
 }
 
-fn datagram<'p>(payload: &'p [u8], outer: &Outer) -> Datagram<'p> {
-    let port = match outer.l4 {
-        OuterL4::Udp { dst_port, .. } => dst_port,
-        OuterL4::Ip { .. } => 0,
-    };
-    Datagram {
-        payload,
-        destination: SocketAddr::new(outer.dst, port),
-        tos: outer.tos,
-        ttl: outer.ttl,
+/// What a socket needs to send by.
+type Way<'w> = (&'w Socket, &'w mut SendBatch, &'w mut PeerErrors);
+
+/// Sends all; what fails is counted and passed over.
+fn send_all(
+    (socket, batch, errors): Way<'_>,
+    mut datagrams: &[Datagram<'_>],
+    counters: &ShellCounters,
+) {
+    while !datagrams.is_empty() {
+        let report = socket.send_batch(batch, datagrams, errors);
+        let rest = datagrams.get(report.sent..).unwrap_or_default();
+        datagrams = match (report.stop, rest.split_first()) {
+            (None, _) | (_, None) => return,
+            (Some(SendStop::WouldBlock), _) => {
+                let lost: u64 = rest.iter().map(count).sum();
+                return counters.add(ShellCounter::UnderlayTxFull, lost);
+            }
+            (Some(SendStop::Failed(error)), Some((failed, behind))) => {
+                match failed.segment {
+                    // The kernel, or the device, does not cut this; each may go by itself.
+                    Some(_) => {
+                        if error.raw_os_error() == Some(libc::EIO) {
+                            tracing::info!(%error, "the underlay's device does not cut datagrams; each is sent by itself");
+                            socket.stop_segmenting();
+                        }
+                        send_each((socket, batch, errors), failed, counters);
+                    }
+                    None => {
+                        tracing::debug!(%error, "a tunnel packet was not sent");
+                        counters.add(ShellCounter::UnderlayTxFailed, 1);
+                    }
+                }
+                behind
+            }
+        };
+    }
+}
+
+/// How many datagrams it stands for.
+fn count(datagram: &Datagram<'_>) -> u64 {
+    let bytes: usize = datagram.pieces.iter().map(|piece| piece.len()).sum();
+    let count = datagram
+        .segment
+        .map_or(1, |size| bytes.div_ceil(usize::from(size.get())));
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Sends each datagram of a train by itself.
+fn send_each((socket, batch, errors): Way<'_>, train: &Datagram<'_>, counters: &ShellCounters) {
+    let size = train.segment.map_or(usize::MAX, |size| size.get().into());
+    let mut rest = train.pieces;
+    while !rest.is_empty() {
+        // A datagram is as many pieces as make up its size, and none reaches into the next.
+        let mut len = 0;
+        let whole = rest.iter().position(|piece| {
+            len += piece.len();
+            len >= size
+        });
+        let (pieces, behind) = rest.split_at(whole.map_or(rest.len(), |last| last + 1));
+        let datagram = Datagram {
+            pieces,
+            segment: None,
+            ..*train
+        };
+        send_all((socket, batch, errors), &[datagram], counters);
+        rest = behind;
     }
 }

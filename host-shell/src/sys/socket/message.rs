@@ -1,7 +1,8 @@
 //! Batches of datagrams: `recvmmsg` and `sendmmsg`.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::os::fd::AsRawFd;
 
 use super::errors::{self, PeerErrors};
@@ -11,7 +12,11 @@ use super::{DEFAULT_TTL, Socket, socklen};
 /// The most that the kernel takes in one call (`UIO_MAXIOV`).
 const KERNEL_LIMIT: usize = 1024;
 
-/// A datagram that was received.
+/// The most datagrams of one size that one [`Datagram`] is cut into: what every kernel
+/// with `UDP_SEGMENT` takes (`UDP_MAX_SEGMENTS`, 128 since Linux 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+
+/// A datagram that was received, or several of one flow that the kernel has joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// Where in its buffer it starts: behind the outer header that the kernel leaves
@@ -30,13 +35,21 @@ pub struct Received {
     pub ttl: u8,
     /// It did not fit its buffer: the rest is lost.
     pub truncated: bool,
+    /// Octets of each datagram but the last, which may have fewer, when several of one
+    /// flow stand one behind the other (`UDP_GRO`).
+    pub segment: Option<NonZeroUsize>,
 }
 
-/// A datagram to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A datagram to be sent, or several of one size.
+#[derive(Debug, Clone, Copy)]
 pub struct Datagram<'a> {
-    /// What is behind the UDP header, or the IP header of an IP protocol of its own.
-    pub payload: &'a [u8],
+    /// What is behind the UDP header, or the IP header of an IP protocol of its own, in
+    /// as many places as it lies, 1,024 at most.
+    pub pieces: &'a [IoSlice<'a>],
+    /// Octets of each datagram but the last, which may have fewer, when there are
+    /// several: at most [`MAX_SEGMENTS`], and 65,507 octets in all. Only where
+    /// [`Socket::can_segment`].
+    pub segment: Option<NonZeroU16>,
     /// Where to; of the socket's address family. Raw sockets want the port 0.
     pub destination: SocketAddr,
     /// The IP header's TOS octet or traffic class: DSCP and ECN.
@@ -190,20 +203,12 @@ pub(super) fn receive<'r, 'b>(
         headers.iovecs[index].iov_len = buffer.len();
         count = index + 1;
     }
-    let got = receive_once(socket, headers, count).or_else(|error| {
-        if !error.raw_os_error().is_some_and(errors::is_from_icmp) {
-            return Err(error);
+    let got = despite_errors(socket, errors, || {
+        for index in 0..count {
+            headers.point(index, ADDRESS_SIZE, CONTROL_SIZE);
         }
-        errors::drain(socket, errors)?;
         receive_once(socket, headers, count)
-    });
-    let got = match got {
-        Ok(got) => got,
-        // A second error of a peer is one that came just now: what waits is received next time.
-        Err(error) if error.raw_os_error().is_some_and(errors::is_from_icmp) => 0,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
+    })?;
     let cuts_header = socket.has_outer_header();
     for index in 0..got {
         let mut received = received(socket, headers, index);
@@ -219,18 +224,57 @@ pub(super) fn receive<'r, 'b>(
     Ok(&batch.received)
 }
 
+/// One datagram, or several that the kernel has joined, into `pieces` one after the
+/// other; `None` when none waits.
+pub(super) fn receive_scattered(
+    socket: &Socket,
+    batch: &mut RecvBatch,
+    pieces: &mut [IoSliceMut<'_>],
+    errors: &mut PeerErrors,
+) -> io::Result<Option<Received>> {
+    let headers = &mut batch.headers;
+    let got = despite_errors(socket, errors, || {
+        headers.point(0, ADDRESS_SIZE, CONTROL_SIZE);
+        // An `IoSliceMut` is an `iovec` as to its bytes.
+        headers.messages[0].msg_hdr.msg_iov = pieces.as_mut_ptr().cast();
+        headers.messages[0].msg_hdr.msg_iovlen = pieces.len().min(KERNEL_LIMIT) as _;
+        receive_once(socket, headers, 1)
+    })?;
+    Ok((got > 0).then(|| received(socket, headers, 0)))
+}
+
+/// Receives again after a peer's error, which goes to `errors`; gives how many there
+/// are, none of which is no error.
+fn despite_errors(
+    socket: &Socket,
+    errors: &mut PeerErrors,
+    mut receive: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let of_peer = |error: &io::Error| error.raw_os_error().is_some_and(errors::is_from_icmp);
+    let got = receive().or_else(|error| {
+        if !of_peer(&error) {
+            return Err(error);
+        }
+        errors::drain(socket, errors)?;
+        receive()
+    });
+    match got {
+        // A second error of a peer is one that came just now: what waits is received next time.
+        Err(error) if of_peer(&error) || error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        got => got,
+    }
+}
+
 /// Octets of the IPv4 header that begins with `first`, options included (RFC 791).
 fn outer_header_len(first: u8) -> usize {
     usize::from(first & 0x0f) * 4
 }
 
-/// One `recvmmsg` into the first `count` iovecs, whose buffers the caller has borrowed.
+/// One `recvmmsg` of the first `count` messages, whose buffers the caller has borrowed
+/// and which it has pointed at them.
 fn receive_once(socket: &Socket, headers: &mut Headers, count: usize) -> io::Result<usize> {
     if count == 0 {
         return Ok(0);
-    }
-    for index in 0..count {
-        headers.point(index, ADDRESS_SIZE, CONTROL_SIZE);
     }
     loop {
         // SAFETY: the first `count` headers point at live buffers of the lengths beside
@@ -275,6 +319,7 @@ fn received(socket: &Socket, headers: &Headers, index: usize) -> Received {
         tos: info.tos.unwrap_or(0),
         ttl: info.ttl.unwrap_or(0),
         truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        segment: info.segment,
     }
 }
 
@@ -356,8 +401,6 @@ fn send_once(
 }
 
 fn fill(headers: &mut Headers, index: usize, datagram: &Datagram<'_>) {
-    headers.iovecs[index].iov_base = datagram.payload.as_ptr().cast_mut().cast();
-    headers.iovecs[index].iov_len = datagram.payload.len();
     let address_len = headers.addresses[index].set(datagram.destination);
     let (level, tos_kind, ttl_kind) = if datagram.destination.is_ipv4() {
         (libc::IPPROTO_IP, libc::IP_TOS, libc::IP_TTL)
@@ -366,6 +409,14 @@ fn fill(headers: &mut Headers, index: usize, datagram: &Datagram<'_>) {
     };
     let control = &mut headers.controls[index];
     let mut used = 0;
+    if let Some(segment) = datagram.segment {
+        used = control.push(
+            used,
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &segment.get().to_ne_bytes(),
+        );
+    }
     if datagram.tos != 0 {
         used = control.push_int(used, level, tos_kind, datagram.tos);
     }
@@ -373,4 +424,8 @@ fn fill(headers: &mut Headers, index: usize, datagram: &Datagram<'_>) {
         used = control.push_int(used, level, ttl_kind, datagram.ttl);
     }
     headers.point(index, address_len, used);
+    let header = &mut headers.messages[index].msg_hdr;
+    // An `IoSlice` is an `iovec` as to its bytes, and what is sent is only read.
+    header.msg_iov = datagram.pieces.as_ptr().cast_mut().cast();
+    header.msg_iovlen = datagram.pieces.len() as _;
 }

@@ -4,14 +4,15 @@
 //! in native byte order, ports and addresses in network order.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroUsize;
 
 /// Room for a `sockaddr_in6`, the larger of the two.
 pub(super) const ADDRESS_SIZE: usize = 28;
 
 /// Room for the control messages that a received datagram or error has: an
 /// extended error with an IPv6 address (64), packet information (40), traffic
-/// class and hop limit (24 each).
-pub(super) const CONTROL_SIZE: usize = 192;
+/// class, hop limit and the size of joined datagrams (24 each).
+pub(super) const CONTROL_SIZE: usize = 208;
 
 /// Octets of a `cmsghdr`: length, level, kind.
 const HEADER_SIZE: usize = size_of::<usize>() + 8;
@@ -78,21 +79,21 @@ pub(super) fn parse_address(bytes: &[u8]) -> Option<SocketAddr> {
 impl RawControl {
     pub(super) const EMPTY: Self = Self([0; CONTROL_SIZE]);
 
-    /// Appends a message of one `int` after the first `used` bytes and gives how
-    /// many are used then.
+    /// Appends a message of one `int` as [`RawControl::push`] does.
     pub(super) fn push_int(&mut self, used: usize, level: i32, kind: i32, value: u8) -> usize {
-        let len = HEADER_SIZE + size_of::<libc::c_int>();
+        self.push(used, level, kind, &libc::c_int::from(value).to_ne_bytes())
+    }
+
+    /// Appends a message after the first `used` bytes and gives how many are used then.
+    pub(super) fn push(&mut self, used: usize, level: i32, kind: i32, data: &[u8]) -> usize {
+        let len = HEADER_SIZE + data.len();
         let word = size_of::<usize>();
         let message = &mut self.0[used..used + align(len)];
         message.fill(0);
         put(message, 0, &len.to_ne_bytes());
         put(message, word, &level.to_ne_bytes());
         put(message, word + 4, &kind.to_ne_bytes());
-        put(
-            message,
-            HEADER_SIZE,
-            &libc::c_int::from(value).to_ne_bytes(),
-        );
+        put(message, HEADER_SIZE, data);
         used + align(len)
     }
 
@@ -126,12 +127,14 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// What the IP header of a received datagram said.
+/// What the IP header of a received datagram said, and how many it is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct IpInfo {
     pub(super) destination: Option<IpAddr>,
     pub(super) tos: Option<u8>,
     pub(super) ttl: Option<u8>,
+    /// Octets of each of several datagrams.
+    pub(super) segment: Option<NonZeroUsize>,
 }
 
 impl IpInfo {
@@ -149,6 +152,11 @@ impl IpInfo {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => self.tos = small_int(data),
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
                 self.ttl = small_int(data);
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let size = field(data, 0).map(i32::from_ne_bytes);
+                let size = size.and_then(|size| usize::try_from(size).ok());
+                self.segment = size.and_then(NonZeroUsize::new);
             }
             _ => {}
         }
@@ -213,7 +221,8 @@ mod tests {
             IpInfo {
                 destination: None,
                 tos: Some(0xb8),
-                ttl: Some(3)
+                ttl: Some(3),
+                segment: None,
             }
         );
     }
