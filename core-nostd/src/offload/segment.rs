@@ -90,6 +90,8 @@ pub struct Segments<'f> {
     index: u16,
     /// What the checksum is summed from, without the length; `None` leaves it out.
     seed: Option<u64>,
+    /// Whether to sum it up.
+    finish: bool,
 }
 
 /// An outer header among the frame's bytes.
@@ -133,8 +135,36 @@ impl<'f> Segments<'f> {
             next: headers.payload,
             index: 0,
             seed: seed(frame, &headers)?,
+            finish: true,
             headers,
         })
+    }
+
+    /// Leaves the segments' checksums unfinished, for a frame whose packet is not in a
+    /// tunnel. Each segment must have [`Segments::mark`] then.
+    #[must_use]
+    pub fn unfinished(mut self) -> Self {
+        self.finish = self.outer.is_some();
+        self
+    }
+
+    /// The state of the segments' checksums.
+    pub fn mark(&self) -> Checksum {
+        let start = u16::try_from(self.headers.ip.payload).ok();
+        match start.filter(|_| !self.finish && self.seed.is_some()) {
+            Some(start) => Checksum::Partial {
+                start,
+                offset: self.headers.checksum_offset(),
+            },
+            None => Checksum::None,
+        }
+    }
+
+    /// Passes over the next `count` segments, as if they had been written.
+    pub fn skip(&mut self, count: u16) {
+        let bytes = self.size.get().saturating_mul(usize::from(count));
+        self.next = self.next.saturating_add(bytes).min(self.bytes.len());
+        self.index = self.index.wrapping_add(count);
     }
 
     /// Segments that are still to be written.
@@ -202,7 +232,7 @@ impl<'f> Segments<'f> {
         }
         let seed = self.seed.map(|seed| checksum::fold(seed + u64::from(len)));
         self.headers.update(header, end, seed.unwrap_or_default())?;
-        if seed.is_some() {
+        if seed.is_some() && self.finish {
             let sum = checksum::sum_of_two(header.get(ip.payload..)?, payload);
             let sum = match checksum::finish(sum) {
                 // Zero would mean that there is none (RFC 768).

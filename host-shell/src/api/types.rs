@@ -146,6 +146,9 @@ pub struct Underlay {
     pub address: IpAddr,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// How tunnel packets get to it, and why so: `tap culvert-ul: …`, `sockets: …`.
+    #[serde(default)]
+    pub driver: String,
 }
 
 /// A pod's interface.

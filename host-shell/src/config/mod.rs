@@ -8,6 +8,7 @@ mod devices;
 mod management;
 mod network;
 mod offload;
+mod underlay;
 
 use std::fs;
 use std::io;
@@ -20,6 +21,7 @@ pub use cluster::{Cluster, Node};
 pub use management::ManagementPort;
 pub use network::{Mode, Network};
 pub use offload::{ChannelAddress, Offload, PortDevice, Uplink};
+pub use underlay::{UnderlayConfig, UnderlayDriver};
 
 use crate::cni::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, ifname_problem};
 use offload::RawOffload;
@@ -72,6 +74,8 @@ pub struct Config {
     /// Name of the node's own way to the pods: the TAP that culvert makes, or in offload
     /// mode a device that is there. `None` when an appliance's node has none.
     pub device: Option<String>,
+    /// How tunnel packets get to the wire where this node forwards itself.
+    pub underlay: UnderlayConfig,
     /// The appliance that forwards; `None` where this node does so itself.
     pub offload: Option<Offload>,
     /// This node's entry in the cluster file.
@@ -94,6 +98,7 @@ struct File {
     #[serde(default)]
     mode: DataPlane,
     host: Option<Host>,
+    underlay: Option<UnderlayConfig>,
     offload: Option<RawOffload>,
 }
 
@@ -169,6 +174,7 @@ impl Config {
             run_dir,
             state_dir: absolute.join(&file.state_dir),
             log: file.log,
+            underlay: file.underlay.unwrap_or_default(),
             device: match &offload {
                 Some(offload) => offload.host.as_ref().map(|host| host.name.clone()),
                 None => Some(file.host.map_or_else(default_device, |host| host.device)),
@@ -200,6 +206,10 @@ impl File {
                 );
             }
         }
+        if let Some(underlay) = &self.underlay {
+            let host = self.host.as_ref().map(|host| host.device.clone());
+            underlay.check(&host.unwrap_or_else(default_device), &mut problems);
+        }
         if let Err(error) = self.log.parse::<tracing_subscriber::filter::Targets>() {
             problems.push(format!(
                 "log {:?} is no log filter (try \"info\"): {error}",
@@ -227,6 +237,12 @@ impl File {
 
     /// Reports sections that are of the other mode, or missing.
     fn check_mode(&self, problems: &mut Vec<String>) {
+        if self.mode == DataPlane::Offload && self.underlay.is_some() {
+            problems.push(
+                "[underlay] is for mode = \"host\"; in offload mode the appliance has the underlay"
+                    .to_owned(),
+            );
+        }
         let problem = match (self.mode, &self.offload, &self.host) {
             (DataPlane::Host, Some(_), _) => {
                 "[offload] is there, and mode is \"host\"; set mode = \"offload\", or remove the section"

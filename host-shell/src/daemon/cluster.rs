@@ -68,15 +68,17 @@ pub(super) fn operations(site: &Site) -> Result<Vec<Operation>, ClusterError> {
 
 /// The port that tunnels leave by: sockets of this node, or the appliance's raw port.
 fn underlay_port(site: &Site) -> Result<Operation, ClusterError> {
-    let (mac, kind) = match &site.config.offload {
-        None => (MacAddr::ZERO, PortKind::Underlay),
-        Some(offload) => (offload.uplink.mac.into(), wire(&offload.uplink)),
+    let (mac, kind) = match (&site.config.offload, &site.reach) {
+        (Some(offload), _) => (offload.uplink.mac.into(), wire(&offload.uplink)),
+        (None, Some(reach)) => (reach.mac.into(), reach.port_kind()),
+        (None, None) => (MacAddr::ZERO, PortKind::Underlay),
     };
+    let offloads = site.reach.as_ref().map(|reach| reach.offloads);
     Ok(Operation::UpsertPort(Port {
         id: site.underlay_port(),
         mtu: mtu(site.underlay.link.mtu)?,
         mac,
-        offloads: Offloads::NONE,
+        offloads: offloads.unwrap_or(Offloads::NONE),
         kind,
     }))
 }

@@ -190,6 +190,7 @@ impl Daemon {
     /// Ends the daemon's work. While there are pods their devices and the host's
     /// stay, so that a new daemon finds them; without pods nothing stays.
     pub(super) async fn stop(&self) {
+        self.remove_wire().await;
         match self.with_store(|store| store.list()).await {
             Ok(pods) if pods.is_empty() => {}
             Ok(pods) => return tracing::info!(pods = pods.len(), "their devices stay"),

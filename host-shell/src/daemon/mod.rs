@@ -24,6 +24,7 @@ mod site;
 mod underlay;
 mod view;
 mod watch;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -39,7 +40,7 @@ use tokio::time::timeout;
 use crate::api::{self, CniRequest, Handler, Reply, Request};
 use crate::cni::{CniError, Command, NetConf, code};
 use crate::config::Config;
-use crate::dataplane::{Driver, WorkerEnded};
+use crate::dataplane::WorkerEnded;
 use crate::ipam::Pools;
 use crate::netlink::Netlink;
 use crate::spool;
@@ -83,6 +84,10 @@ pub struct Daemon {
     /// What is wrong, by the thing that it is wrong with; shown by `culvert status`.
     problems: Mutex<BTreeMap<String, String>>,
     started: Instant,
+    /// How tunnel packets get to the wire, and why so.
+    way: String,
+    /// The TAP in the place of the underlay's device, if it is one.
+    wire: Mutex<Option<wire::Joint>>,
 }
 
 /// Runs the daemon with this configuration until SIGTERM or SIGINT; ADDs and DELs
@@ -109,6 +114,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         node = site.config.node.name,
         underlay = %site.config.node.underlay,
         device = site.underlay.link.name,
+        by = daemon.way,
         pod_mtu = site.pod_mtu,
         "ready"
     );
@@ -143,11 +149,13 @@ impl Daemon {
         let underlay = underlay::find_link(&config, &netlink).await?;
         // Before anything is made: there must be room for the tunnel.
         underlay::pod_mtu(&config, &underlay)?;
-        let sockets = underlay::bind(&config).await?;
+        let way = underlay::open(&config, (&netlink, &underlay)).await?;
         // Random: a core that has booted since cannot be taken for this one.
         let epoch = RandomState::new().hash_one(std::process::id()).max(1);
         let (plane, core, ended) = Plane::start(&config, epoch).await?;
-        let site = Arc::new(Site::new(config, underlay, &PeerIds::default())?);
+        let site = Site::new(config, underlay, &PeerIds::default())?;
+        let (reach, why) = (way.reach.clone(), way.why.clone());
+        let site = Arc::new(Site { reach, ..site });
         let daemon = Daemon {
             site: RwLock::new(Arc::clone(&site)),
             changing: tokio::sync::Mutex::default(),
@@ -161,6 +169,8 @@ impl Daemon {
             locks: Locks::default(),
             problems: Mutex::default(),
             started: Instant::now(),
+            way: why,
+            wire: Mutex::default(),
         };
         daemon.program_cluster(&site).await?;
         daemon.build_host_device().await?;
@@ -168,10 +178,9 @@ impl Daemon {
             daemon.stop().await;
             return Err(error);
         }
-        if let Some(sockets) = sockets {
-            let driver = Driver::Underlay(Box::new(sockets));
-            let attached = daemon.plane.attach(cluster::UNDERLAY, driver).await;
-            attached.map_err(start_error)?;
+        if let Err(error) = daemon.build_underlay(&site, way.opened).await {
+            daemon.stop().await;
+            return Err(error);
         }
         Ok((daemon, ended))
     }

@@ -57,7 +57,9 @@ impl Daemon {
             return Err(StartError(fixed.join("\n")));
         }
         let underlay = underlay::find_link(&config, &self.netlink).await?;
+        let reach = self.reach_again(&now, (&config, &underlay)).await?;
         let new = Site::new(config, underlay, &now.peers)?;
+        let new = Site { reach, ..new };
         let changes = changes(&now, &new);
         self.adopt(&now, new).await?;
         Ok(changes)
@@ -71,17 +73,20 @@ impl Daemon {
     pub(super) async fn look_at_underlay(&self) -> Result<(Arc<Site>, UnderlayLink), String> {
         let site = self.site();
         let found = self.find_underlay(&site).await?;
-        if is_same(&site.underlay, &found) {
+        let reach = self.look_at_reach(&site, &found).await;
+        if is_same(&site.underlay, &found) && site.reach == reach {
             return Ok((site, found));
         }
         let _turn = self.changing.lock().await;
         let site = self.site();
         let found = self.find_underlay(&site).await?;
-        if is_same(&site.underlay, &found) {
+        let reach = self.look_at_reach(&site, &found).await;
+        if is_same(&site.underlay, &found) && site.reach == reach {
             return Ok((site, found));
         }
         let new = Site::new(site.config.clone(), found.clone(), &site.peers);
         let new = new.map_err(|error| error.to_string())?;
+        let new = Site { reach, ..new };
         let changes = changes(&site, &new);
         let adopted = self.adopt(&site, new).await;
         adopted.map_err(|error| error.to_string())?;
@@ -212,6 +217,8 @@ fn node_values(config: &Config) -> Vec<(String, String)> {
         ("state_dir", path(&config.state_dir)),
         ("log", config.log.clone()),
         ("host.device", config.device.clone().unwrap_or_default()),
+        ("underlay.driver", format!("{:?}", config.underlay.driver)),
+        ("underlay.device", config.underlay.device.clone()),
         ("mode", mode(config).to_owned()),
         (
             "offload.channel",

@@ -9,6 +9,7 @@ use culvert_core::channel::{Offloads, Owned, Peer};
 use culvert_core::{PeerId, PortId};
 
 use super::cluster::{self, ClusterError};
+use super::wire::Reach;
 use super::{StartError, start_error, underlay};
 use crate::config::{Config, Node};
 use crate::netlink::UnderlayLink;
@@ -22,6 +23,9 @@ pub(super) struct Site {
     /// Largest IP packet of a pod that is added now, in bytes.
     pub(super) pod_mtu: u32,
     pub(super) peers: PeerIds,
+    /// What a raw underlay port is told of the wire; `None` where sockets or an appliance
+    /// have the underlay.
+    pub(super) reach: Option<Reach>,
 }
 
 impl Site {
@@ -36,6 +40,7 @@ impl Site {
             peers: before.assign(&config).map_err(start_error)?,
             config,
             underlay,
+            reach: None,
         })
     }
 
@@ -56,7 +61,7 @@ impl Site {
 
     /// Whether tunnel packets come in by this port without their outer headers.
     pub(super) fn has_sockets(&self, port: PortId) -> bool {
-        self.config.offload.is_none() && port == cluster::UNDERLAY
+        self.config.offload.is_none() && self.reach.is_none() && port == cluster::UNDERLAY
     }
 
     /// The port by which the node itself reaches pods; an appliance need not have one.

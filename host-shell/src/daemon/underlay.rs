@@ -8,11 +8,13 @@ use culvert_core::IpPrefix;
 use culvert_core::channel::Encap;
 use ipnet::IpNet;
 
+use super::wire::{self, Reach};
 use super::{StartError, start_error};
-use crate::config::{Config, Mode, Node, Uplink};
+use crate::config::{Config, Mode, Node, UnderlayDriver, Uplink};
 use crate::dataplane::{Underlay, UnderlayOptions};
 use crate::netlink::{Link, Netlink, OperState, UnderlayLink};
-use crate::sys::socket::SocketError;
+use crate::sys::socket::{Socket, SocketError, SocketOptions};
+use crate::sys::tap::Tap;
 use crate::whois;
 
 /// The smallest MTU of IPv4 (RFC 791).
@@ -152,18 +154,98 @@ pub(super) fn options(config: &Config) -> UnderlayOptions {
     }
 }
 
-/// Opens what the encapsulations in use need of this node's kernel; `None` when that is
-/// nothing, as where an appliance has the underlay.
-pub(super) async fn bind(config: &Config) -> Result<Option<Underlay>, StartError> {
+/// What carries tunnel packets to the wire and back.
+pub(super) enum Opened {
+    /// Nothing of this node: there are no tunnels, or an appliance has the underlay.
+    Nothing,
+    /// Sockets.
+    Sockets(Box<Underlay>),
+    /// A TAP that is to be joined to the underlay's device, and the socket that keeps the
+    /// tunnels' UDP port.
+    Tap(Tap, Option<Socket>),
+}
+
+/// How tunnel packets get to the wire.
+pub(super) struct Way {
+    pub(super) opened: Opened,
+    /// What a raw port is to know.
+    pub(super) reach: Option<Reach>,
+    /// In words which one it is, and why.
+    pub(super) why: String,
+}
+
+/// Opens what the encapsulations in use need of this node's kernel.
+pub(super) async fn open(
+    config: &Config,
+    (netlink, underlay): (&Netlink, &UnderlayLink),
+) -> Result<Way, StartError> {
     let options = options(config);
+    let none = |why: &str| Way {
+        opened: Opened::Nothing,
+        reach: None,
+        why: why.to_owned(),
+    };
     if config.offload.is_some() {
-        return Ok(None);
+        return Ok(none("the appliance"));
     }
+    // Whatever the configuration says now, an earlier daemon may have left some.
+    wire::sweep(config, netlink).await?;
     if options.udp_port.is_none() && !options.ipip {
-        return Ok(None);
+        return Ok(none("none: there are no tunnels"));
     }
-    match Underlay::bind(options) {
-        Ok(sockets) => Ok(Some(sockets)),
+    let device = &config.underlay.device;
+    let why = match config.underlay.driver {
+        UnderlayDriver::Socket => "as configured".to_owned(),
+        UnderlayDriver::Tap => match wire::open(config, (netlink, underlay)).await {
+            Ok((tap, reach)) => {
+                let why = format!("tap {device}: as configured");
+                return with_tap((tap, reach, why), options).await;
+            }
+            Err(why) => {
+                return Err(StartError(format!(
+                    "underlay.driver is \"tap\", and that cannot be: {why}; set it to \"auto\" or \"socket\""
+                )));
+            }
+        },
+        UnderlayDriver::Auto => match wire::open_if_best(config, (netlink, underlay)).await {
+            Ok((tap, reach)) => {
+                let link = &underlay.link.name;
+                let why = format!("tap {device}: every node is reached by {link} in VXLAN");
+                return with_tap((tap, reach, why), options).await;
+            }
+            Err(why) => why,
+        },
+    };
+    Ok(Way {
+        opened: Opened::Sockets(Box::new(named(Underlay::bind(options)).await?)),
+        reach: None,
+        why: format!("sockets: {why}"),
+    })
+}
+
+async fn with_tap(
+    (tap, reach, why): (Tap, Reach, String),
+    options: UnderlayOptions,
+) -> Result<Way, StartError> {
+    // Nobody else is to receive there, and what passes by the filters for a moment is
+    // not to be answered with an error.
+    let sockets = SocketOptions {
+        receive_buffer: 1, // The least that the kernel has; nobody reads.
+        ..SocketOptions::default()
+    };
+    let reserve = |port| Socket::udp(SocketAddr::new(options.address, port), sockets);
+    let reserved = named(options.udp_port.map(reserve).transpose()).await?;
+    Ok(Way {
+        opened: Opened::Tap(tap, reserved),
+        reach: Some(reach),
+        why,
+    })
+}
+
+/// With an error that tells who is in the way.
+async fn named<T>(bound: Result<T, SocketError>) -> Result<T, StartError> {
+    match bound {
+        Ok(bound) => Ok(bound),
         Err(SocketError::Bind {
             address, source, ..
         }) => {

@@ -54,6 +54,7 @@ impl Daemon {
                 device: site.underlay.link.name.clone(),
                 address: site.config.node.underlay,
                 mtu: site.underlay.link.mtu,
+                driver: self.way.clone(),
             },
             encapsulation: site.config.cluster.network.mode.to_string(),
             pod_mtu: site.pod_mtu,

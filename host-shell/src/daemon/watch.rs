@@ -1,5 +1,6 @@
 //! What others do to the node's network while the daemon runs: another MTU of the
-//! underlay is adopted, and direct routes that are deleted come back.
+//! underlay is adopted, and what is deleted of the direct routes and of the underlay's TAP
+//! comes back.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -45,6 +46,8 @@ impl Daemon {
         }
         let mended = self.mend_direct_routes().await;
         self.set_problem("direct routes", mended.err());
+        let mended = self.mend_wire().await;
+        self.set_problem("wire", mended.err());
     }
 
     /// Adds the direct routes that are lost.

@@ -10,6 +10,7 @@ mod control;
 mod counters;
 mod tap;
 mod underlay;
+mod wire;
 mod worker;
 
 use std::io;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 pub use counters::{ShellCounter, ShellCounters};
 pub use tap::TapPort;
 pub use underlay::{Underlay, UnderlayOptions};
+pub use wire::WirePort;
 
 /// What a port is made of.
 pub enum Driver {
@@ -30,6 +32,8 @@ pub enum Driver {
     Tap(TapPort),
     /// Sockets: the underlay.
     Underlay(Box<Underlay>),
+    /// A TAP joined to the underlay's device: the underlay, outer headers included.
+    Wire(Box<WirePort>),
 }
 
 /// What sending needs of the worker.

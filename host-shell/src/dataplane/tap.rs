@@ -136,7 +136,7 @@ impl AsFd for TapPort {
     }
 }
 
-fn is_transient(error: &io::Error) -> bool {
+pub(super) fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
@@ -144,16 +144,21 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 /// Whether the kernel can make no sense of what was written.
-fn is_refused(error: &io::Error) -> bool {
+pub(super) fn is_refused(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
 }
 
 /// What a header says about the frame behind it.
 fn received(bytes: &[u8]) -> Option<Received> {
     let header = VirtioNetHeader::parse(bytes).ok()?;
-    Some(Received {
+    Some(marked(&header, bytes.len() - VirtioNetHeader::LEN))
+}
+
+/// A frame of `len` bytes with the marks of its header.
+pub(super) fn marked(header: &VirtioNetHeader, len: usize) -> Received {
+    Received {
         start: 0,
-        len: bytes.len() - VirtioNetHeader::LEN,
+        len,
         checksum: match header.checksum {
             VnetChecksum::None => Checksum::None,
             VnetChecksum::Partial { start, offset } => Checksum::Partial { start, offset },
@@ -165,11 +170,11 @@ fn received(bytes: &[u8]) -> Option<Received> {
             VnetSegmentation::Udp => Segmentation::Udp { size: gso.size },
         }),
         outer: None,
-    })
+    }
 }
 
 /// The header that tells the kernel what the core knows about a frame.
-fn header(frame: &Frame<'_>) -> VirtioNetHeader {
+pub(super) fn header(frame: &Frame<'_>) -> VirtioNetHeader {
     let gso = |kind, size| {
         Some(VnetGso {
             kind,

@@ -210,6 +210,11 @@ impl WorkerThread<'_> {
                     watch(fd, EpollFlags::empty(), token | ERRORS_ONLY)?;
                 }
             }
+            Driver::Wire(wire) => {
+                for (fd, place) in wire.receivers().zip(0..ERRORS_ONLY) {
+                    watch(fd, EpollFlags::EPOLLIN, token | place)?;
+                }
+            }
         }
         self.ports.insert(port, driver);
         Ok(before)
@@ -228,6 +233,11 @@ impl WorkerThread<'_> {
             Driver::Tap(tap) => drop(self.epoll.delete(tap)),
             Driver::Underlay(underlay) => {
                 for fd in underlay.receivers().chain(underlay.senders()) {
+                    let _ = self.epoll.delete(fd);
+                }
+            }
+            Driver::Wire(wire) => {
+                for fd in wire.receivers() {
                     let _ = self.epoll.delete(fd);
                 }
             }
@@ -285,6 +295,7 @@ impl WorkerThread<'_> {
             Some(Driver::Underlay(sockets)) => {
                 sockets.receive(receiver, &mut inbound, &self.counters)?;
             }
+            Some(Driver::Wire(wire)) => wire.receive(receiver, &mut inbound, &self.counters)?,
         }
         let now = self.now();
         let more = self.buffers.is_full();
@@ -365,6 +376,7 @@ fn send(
         }
         match ports.get(&to) {
             Some(Driver::Tap(tap)) => tap.send(&mut packet.frame, tools),
+            Some(Driver::Wire(wire)) => wire.send(&mut packet.frame, tools),
             Some(Driver::Underlay(_)) => {
                 if !underlays.contains(&to) && underlays.push(to).is_err() {
                     tools.counters.add(ShellCounter::PortGone, 1);

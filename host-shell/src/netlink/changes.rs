@@ -10,8 +10,8 @@ use rtnetlink::{Handle, MulticastGroup};
 
 use super::{NetlinkError, PROTOCOL_CULVERT};
 
-/// The changes that may concern culvert: of interfaces and addresses, and the end of a
-/// route that culvert made.
+/// The changes that may concern culvert: of interfaces and addresses, the end of a
+/// route that culvert made, and that of filters and qdiscs.
 pub struct Changes {
     messages: Pin<Box<dyn Stream<Item = ()> + Send>>,
     /// Without it the connection ends.
@@ -34,6 +34,7 @@ impl Changes {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Tc,
         ];
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(failed)?;
@@ -64,6 +65,7 @@ fn concerns(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
         NetlinkPayload::InnerMessage(message) => match message {
             Message::NewLink(_) | Message::DelLink(_) => true,
             Message::NewAddress(_) | Message::DelAddress(_) => true,
+            Message::DelTrafficFilter(_) | Message::DelQueueDiscipline(_) => true,
             Message::DelRoute(route) => u8::from(route.header.protocol) == PROTOCOL_CULVERT,
             _ => false,
         },

@@ -4,6 +4,7 @@ mod address;
 mod changes;
 mod link;
 mod route;
+mod tc;
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::sys::netns::{NetNs, NetNsError};
 pub use address::InterfaceAddress;
 pub use changes::Changes;
 pub use link::{Link, OperState, UnderlayLink, VxlanDevice};
-pub use route::{PROTOCOL_CULVERT, PROTOCOL_STATIC, Route, RouteScope};
+pub use route::{NextHop, PROTOCOL_CULVERT, PROTOCOL_STATIC, Route, RouteScope};
+pub use tc::{Filter, Hand, PresentFilter, Word};
 
 /// Why a request to the kernel's network configuration failed.
 #[derive(Debug, thiserror::Error)]

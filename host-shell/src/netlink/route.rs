@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
 
+use futures_util::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
@@ -89,7 +91,47 @@ impl fmt::Display for Route {
     }
 }
 
+/// Where the kernel sends a packet to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// Index of the interface.
+    pub link: u32,
+    /// The router; `None` when the destination is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
 impl Netlink {
+    /// Where the kernel sends packets for `destination` to, by whichever table.
+    ///
+    /// # Errors
+    /// `ENETUNREACH` and the like when there is no route; see [`NetlinkError`].
+    pub async fn next_hop(&self, destination: IpAddr) -> Result<NextHop, NetlinkError> {
+        let doing = || format!("look up the way to {destination}");
+        let nothing = |what: &str| NetlinkError::Protocol {
+            doing: doing(),
+            what: what.to_owned(),
+        };
+        let length = IpNet::from(destination).prefix_len();
+        let query = RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, length);
+        let query = query.map_err(|error| nothing(&error.to_string()))?.build();
+        let mut answers = pin!(self.handle.route().get(query).execute());
+        let answer = answers.try_next().await;
+        let message = answer.map_err(|error| failed(doing(), error))?;
+        let message = message.ok_or_else(|| nothing("there was no answer"))?;
+        let gateway = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(address) => ip_of(address),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
+                _ => None,
+            });
+        Ok(NextHop {
+            link: output(&message).ok_or_else(|| nothing("the route has no interface"))?,
+            gateway,
+        })
+    }
+
     /// Adds a route.
     ///
     /// # Errors

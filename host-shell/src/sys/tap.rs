@@ -1,6 +1,7 @@
 //! TAP devices: a frame written comes out of the interface, and the other way round.
 //!
-//! Every frame has a [`super::vnet::VirtioNetHeader`] before it, in both directions.
+//! Every frame has a [`super::vnet::VirtioNetHeader`] before it, in both directions, or a
+//! [`TunnelNetHeader`] where tunnels' offloads were asked for.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 
-use super::vnet::VirtioNetHeader;
+use super::vnet::{TunnelNetHeader, VirtioNetHeader};
 
 const CONTROL_DEVICE: &str = "/dev/net/tun";
 /// `IFNAMSIZ`: a name and its terminating zero.
@@ -131,13 +132,19 @@ impl TapOffloads {
     pub const TCP: Self =
         Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN);
     /// As [`TapOffloads::TCP`], and UDP super-frames where the kernel has them (Linux 6.2).
-    pub const ALL: Self = Self(Self::TCP.0 | Self::UDP);
-    /// Both versions of IP go together.
-    const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    pub const ALL: Self = Self(Self::TCP.0 | USO4 | USO6);
+    /// Frames read may be super-frames of all kinds, also inside of a UDP tunnel, whose
+    /// outer checksum may be one that the reader has to make. Frames have a
+    /// [`super::vnet::TunnelNetHeader`] then. From Linux 6.17 on; older ones say `EINVAL`.
+    pub const TUNNEL: Self =
+        Self(Self::TCP.0 | USO4 | USO6 | UDP_TUNNEL_GSO | UDP_TUNNEL_GSO_CHECKSUM);
 
-    /// The same without those that older kernels refuse.
-    fn older(self) -> Self {
-        Self(self.0 & !Self::UDP)
+    /// Octets of the header that frames have.
+    const fn header_len(self) -> usize {
+        match self.0 & UDP_TUNNEL_GSO {
+            0 => VirtioNetHeader::LEN,
+            _ => TunnelNetHeader::LEN,
+        }
     }
 }
 
@@ -197,9 +204,11 @@ struct DriverInfo {
 
 const ETHTOOL_GDRVINFO: u32 = 3;
 
-/// [`VirtioNetHeader::LEN`] as the ioctl wants it.
-const VNET_HEADER_SIZE: libc::c_int = 10;
-const _: () = assert!(VirtioNetHeader::LEN == 10);
+/// `TUN_F_USO4`, `TUN_F_USO6` and the tunnels' bits of `<linux/if_tun.h>`.
+const USO4: libc::c_uint = 0x20;
+const USO6: libc::c_uint = 0x40;
+const UDP_TUNNEL_GSO: libc::c_uint = 0x80;
+const UDP_TUNNEL_GSO_CHECKSUM: libc::c_uint = 0x100;
 
 const _: () = assert!(size_of::<InterfaceRequest>() >= size_of::<libc::ifreq>());
 const _: () = assert!(size_of::<EthtoolRequest>() >= size_of::<libc::ifreq>());
@@ -342,7 +351,7 @@ impl Tap {
 
     fn configure(&self, options: TapOptions) -> Result<(), TapError> {
         let fd = self.fd.as_raw_fd();
-        let size: libc::c_int = VNET_HEADER_SIZE;
+        let size = libc::c_int::try_from(options.offloads.header_len()).unwrap_or_default();
         // SAFETY: the pointer is to a live integer, which the kernel only reads.
         unsafe { ioctl::tun_set_vnet_header_size(fd, &raw const size) }
             .map_err(|errno| setup_error(&self.name, "set the header size", errno))?;
@@ -358,7 +367,7 @@ impl Tap {
         let offloads = options.offloads;
         match set(offloads) {
             // The kernel refuses all when it does not know one.
-            Err(Errno::EINVAL) if offloads != offloads.older() => set(offloads.older()),
+            Err(Errno::EINVAL) if offloads == TapOffloads::ALL => set(TapOffloads::TCP),
             done => done,
         }
         .map_err(|errno| setup_error(&self.name, "set the offloads", errno))?;

@@ -4,6 +4,10 @@
 //! 5.1.6; all fields little endian, which [`super::tap::Tap`] asks for
 //! (`TUNSETVNETLE`).
 
+mod tunnel;
+
+pub use tunnel::{TunnelNetHeader, VnetTunnel};
+
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_F_DATA_VALID`.
@@ -14,14 +18,13 @@ const GSO_ECN: u8 = 0x80;
 /// Why bytes are no header that this side understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VnetError {
-    /// Fewer than [`VirtioNetHeader::LEN`] bytes.
-    #[error(
-        "a virtio-net header has {} bytes, only {len} are there",
-        VirtioNetHeader::LEN
-    )]
+    /// Fewer bytes than a header has.
+    #[error("a virtio-net header has {wanted} bytes, only {len} are there")]
     Truncated {
         /// How many bytes there were.
         len: usize,
+        /// How many a header has.
+        wanted: usize,
     },
     /// A segmentation type that was not agreed on.
     #[error("unknown virtio-net segmentation type {gso_type:#04x}")]
@@ -97,7 +100,10 @@ impl VirtioNetHeader {
     /// not one of those in [`VnetSegmentation`].
     pub fn parse(bytes: &[u8]) -> Result<Self, VnetError> {
         let Some(header) = bytes.first_chunk::<{ Self::LEN }>() else {
-            return Err(VnetError::Truncated { len: bytes.len() });
+            return Err(VnetError::Truncated {
+                len: bytes.len(),
+                wanted: Self::LEN,
+            });
         };
         let [flags, gso_type, hl0, hl1, gs0, gs1, cs0, cs1, co0, co1] = *header;
         let kind = match gso_type & !GSO_ECN {
@@ -223,7 +229,7 @@ mod tests {
         for len in 0..10 {
             assert_eq!(
                 VirtioNetHeader::parse(&[0; 10][..len]),
-                Err(VnetError::Truncated { len })
+                Err(VnetError::Truncated { len, wanted: 10 })
             );
         }
         // 3 is UFO, 0x20 and 0x40 are tunnels: neither is agreed on.

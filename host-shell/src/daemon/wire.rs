@@ -1,0 +1,527 @@
+//! The underlay by a TAP: whether it can be, its filters, and that they stay.
+//!
+//! What the worker writes into the TAP leaves by the underlay's device, and tunnel packets
+//! for this node that come in there go to the TAP, past the node's own network stack. Both
+//! is done by filters of the kernel's traffic control. What neighbors and routers say about
+//! the way (ARP and ND answers, ICMP about packets that were too large) goes to both.
+//! Fragments stay with the kernel: only the first one would tell that it is a tunnel's.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use culvert_core::channel::{Encap, MAX_ADDRESSES, Offloads, PortKind, Wire, WireAddress};
+use ipnet::IpNet;
+
+use super::site::Site;
+use super::underlay::Opened;
+use super::{Daemon, StartError, cluster, start_error};
+use crate::config::Config;
+use crate::dataplane::{Driver, WirePort};
+use crate::mac::Mac;
+use crate::netlink::{
+    Filter, Hand, Link, Netlink, NetlinkError, PresentFilter, UnderlayLink, Word,
+};
+use crate::sys::socket::Socket;
+use crate::sys::tap::{Tap, TapError, TapOffloads, TapOptions};
+use crate::sysctl::Setting;
+
+/// What marks the TAP as culvert's.
+const ALIAS: &str = "culvert: tunnel packets to and from the underlay";
+/// In the run directory: the device that culvert has given the qdisc `clsact`.
+const RECORD: &str = "clsact";
+/// The first priority of culvert's filters; each has one of its own. Those that are set
+/// without a priority have 49152 and less.
+const FIRST_PRIORITY: u16 = 51_970;
+/// As many as there can be.
+const PRIORITIES: u16 = 8;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_ARP: u16 = 0x0806;
+
+/// What a raw underlay port is told of the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reach {
+    pub(super) mac: Mac,
+    /// The node's addresses on the link: the underlay address, and the link-local one
+    /// where the gateway is asked for by that.
+    addresses: Vec<IpNet>,
+    gateway: Option<IpAddr>,
+    pub(super) offloads: Offloads,
+}
+
+impl Reach {
+    /// The port as the core is told.
+    pub(super) fn port_kind(&self) -> PortKind {
+        let addresses = self.addresses.iter().map(|own| WireAddress {
+            address: own.addr(),
+            prefix_length: own.prefix_len(),
+        });
+        // They are one or two.
+        PortKind::Wire(Wire {
+            addresses: addresses.take(MAX_ADDRESSES).collect(),
+            gateways: self.gateway.into_iter().collect(),
+        })
+    }
+}
+
+/// The TAP that stands for the underlay's device.
+pub(super) struct Joint {
+    /// The TAP's index.
+    index: u32,
+    /// Keeps the tunnels' UDP port.
+    _reserved: Option<Socket>,
+}
+
+/// Makes the TAP if the cluster's tunnels can go by one.
+///
+/// # Errors
+/// In words, why they cannot.
+pub(super) async fn open(
+    config: &Config,
+    (netlink, underlay): (&Netlink, &UnderlayLink),
+) -> Result<(Tap, Reach), String> {
+    if config.cluster.network.uses(Encap::Direct) {
+        return Err("nodes that are reached without a tunnel are reached by the kernel".to_owned());
+    }
+    let reach = reach(config, (netlink, underlay)).await?;
+    Ok((make_tap(&config.underlay.device)?, reach))
+}
+
+/// As [`open`], where a TAP is better than sockets in all that matters.
+pub(super) async fn open_if_best(
+    config: &Config,
+    place: (&Netlink, &UnderlayLink),
+) -> Result<(Tap, Reach), String> {
+    let network = &config.cluster.network;
+    if network.uses(Encap::Ipip) {
+        return Err("the kernel cuts no super-frames in IP in IP from a TAP".to_owned());
+    }
+    if !network.outer_df {
+        return Err("tunnel packets may come in fragments, which the kernel joins".to_owned());
+    }
+    open(config, place).await
+}
+
+fn make_tap(name: &str) -> Result<Tap, String> {
+    let options = TapOptions {
+        offloads: TapOffloads::TUNNEL,
+    };
+    Tap::create(name, options).map_err(|error| match &error {
+        TapError::Setup { source, .. } if source.raw_os_error() == Some(libc::EINVAL) => {
+            format!(
+                "this kernel offers TAPs no tunnel packets, as Linux does from 6.17 on ({error})"
+            )
+        }
+        TapError::NameTaken { .. } => {
+            format!("{error}; remove it, or set another underlay.device in the configuration")
+        }
+        _ => error.to_string(),
+    })
+}
+
+/// How the underlay's device reaches the other nodes, as far as a raw port can be told.
+///
+/// # Errors
+/// In words, what it cannot be told.
+async fn reach(
+    config: &Config,
+    (netlink, underlay): (&Netlink, &UnderlayLink),
+) -> Result<Reach, String> {
+    let (link, address) = (&underlay.link, config.node.underlay);
+    let name = &link.name;
+    let is_device = |mac: &[u8; 6]| mac[0] & 1 == 0 && *mac != [0; 6];
+    let mac = link.mac.filter(is_device);
+    let mac = mac.ok_or_else(|| format!("{name} is no Ethernet device"))?;
+    let own = IpNet::new(address, underlay.prefix_length).map_err(|error| error.to_string())?;
+    let mut gateways = Vec::new();
+    for node in config.peers() {
+        let to = (node.name.as_str(), node.underlay);
+        let hop = netlink.next_hop(node.underlay).await;
+        let hop = hop.map_err(|error| error.to_string())?;
+        if hop.link != link.index {
+            return Err(format!("node {} ({}) is not reached by {name}", to.0, to.1));
+        }
+        match hop.gateway {
+            None if own.contains(&to.1) => {}
+            None => {
+                return Err(format!(
+                    "{} is on the link of {name} beyond its prefix",
+                    to.1
+                ));
+            }
+            Some(gateway) if own.contains(&to.1) => {
+                return Err(format!(
+                    "{} is on the link of {name} and behind {gateway}",
+                    to.1
+                ));
+            }
+            Some(gateway) if !gateways.contains(&gateway) => gateways.push(gateway),
+            Some(_) => {}
+        }
+    }
+    if let [one, other, ..] = gateways[..] {
+        return Err(format!(
+            "nodes are behind different routers, {one} and {other}"
+        ));
+    }
+    let gateway = gateways.pop();
+    let mut addresses = vec![own];
+    if let Some(router) = gateway.filter(|router| !own.contains(router)) {
+        let link_local = link_local(netlink, name).await?;
+        match link_local.filter(|own| own.contains(&router)) {
+            Some(link_local) => addresses.push(link_local),
+            None => return Err(format!("the router {router} is in no prefix of {name}")),
+        }
+    }
+    // Others would sum up the tunnel's own header, and take the rest for finished.
+    let offloads = match link.kind.as_deref() {
+        Some("veth") => Offloads::TUNNEL_CHECKSUM,
+        _ => Offloads::NONE,
+    };
+    Ok(Reach {
+        mac: Mac(mac),
+        addresses,
+        gateway,
+        offloads,
+    })
+}
+
+/// The interface's link-local IPv6 address.
+async fn link_local(netlink: &Netlink, name: &str) -> Result<Option<IpNet>, String> {
+    let all = netlink.addresses(Some(name)).await;
+    let all = all.map_err(|error| error.to_string())?;
+    let mut all = all.iter().filter_map(|entry| match entry.address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            IpNet::new(entry.address, entry.prefix_length).ok()
+        }
+        _ => None,
+    });
+    Ok(all.next())
+}
+
+/// The filters at the underlay's device, which hand frames to the TAP.
+fn filters(config: &Config, tap: u32) -> Vec<Filter> {
+    let network = &config.cluster.network;
+    let address = config.node.underlay;
+    let mut priorities = FIRST_PRIORITY..FIRST_PRIORITY + PRIORITIES;
+    let ethertype = match address {
+        IpAddr::V4(_) => ETHERTYPE_IPV4,
+        IpAddr::V6(_) => ETHERTYPE_IPV6,
+    };
+    let mut filter = |ethertype, hand, words| Filter {
+        // There are more than are asked for.
+        priority: priorities.next().unwrap_or(u16::MAX),
+        ethertype,
+        words,
+        hand,
+        target: tap,
+    };
+    let mut all = Vec::new();
+    if network.uses(Encap::Vxlan) {
+        let port = u32::from(network.udp_port);
+        let words = packet(address, 17, Some((0x0000_ffff, port)));
+        all.push(filter(ethertype, Hand::Over, words));
+    }
+    if network.uses(Encap::Ipip) {
+        for protocol in [4, 41] {
+            let words = packet(address, protocol, None);
+            all.push(filter(ethertype, Hand::Over, words));
+        }
+    }
+    match address {
+        IpAddr::V4(_) => {
+            let reply = Word {
+                at: 4,
+                mask: 0x0000_ffff,
+                value: 2,
+            };
+            all.push(filter(ETHERTYPE_ARP, Hand::Copy, vec![reply]));
+            // Destination unreachable: fragmentation needed.
+            let words = packet(address, 1, Some((0xffff_0000, 0x0304_0000)));
+            all.push(filter(ethertype, Hand::Copy, words));
+        }
+        IpAddr::V6(_) => {
+            let mut advertisement = packet(address, 58, Some((0xff00_0000, 136 << 24)));
+            // It may be for all nodes.
+            advertisement.retain(|word| !(24..40).contains(&word.at));
+            all.push(filter(ethertype, Hand::Copy, advertisement));
+            let words = packet(address, 58, Some((0xff00_0000, 2 << 24)));
+            all.push(filter(ethertype, Hand::Copy, words));
+        }
+    }
+    all
+}
+
+/// What an unfragmented packet without options for `address` has, and the first word
+/// behind its header.
+fn packet(address: IpAddr, protocol: u8, upper: Option<(u32, u32)>) -> Vec<Word> {
+    let word = |at, mask, value| Word { at, mask, value };
+    let mut words = match address {
+        IpAddr::V4(v4) => vec![
+            word(0, 0x0f00_0000, 5 << 24),
+            word(4, 0x0000_3fff, 0),
+            word(8, 0x00ff_0000, u32::from(protocol) << 16),
+            word(16, u32::MAX, v4.to_bits()),
+        ],
+        IpAddr::V6(v6) => {
+            let octets = v6.octets();
+            let (words, _) = octets.as_chunks::<4>();
+            let words = words.iter().zip([24, 28, 32, 36]);
+            let address = words.map(|(octets, at)| word(at, u32::MAX, u32::from_be_bytes(*octets)));
+            let protocol = word(4, 0x0000_ff00, u32::from(protocol) << 8);
+            std::iter::once(protocol).chain(address).collect()
+        }
+    };
+    let behind = if address.is_ipv4() { 20 } else { 40 };
+    words.extend(upper.map(|(mask, value)| word(behind, mask, value)));
+    words
+}
+
+/// The filter at the TAP: all that is written into it leaves by the underlay's device.
+fn filter_of_tap(underlay: u32) -> Filter {
+    Filter {
+        priority: FIRST_PRIORITY,
+        ethertype: Filter::ALL,
+        words: Vec::new(),
+        hand: Hand::Over,
+        target: underlay,
+    }
+}
+
+fn is_ours(filter: &PresentFilter) -> bool {
+    (FIRST_PRIORITY..FIRST_PRIORITY + PRIORITIES).contains(&filter.priority) && filter.kind == "u32"
+}
+
+/// Makes culvert's filters at a device these. Returns how many were missing.
+async fn bring_filters(
+    netlink: &Netlink,
+    link: &Link,
+    wanted: &[Filter],
+) -> Result<usize, NetlinkError> {
+    let present = netlink.ingress_filters(link).await?;
+    let ours = present.iter().filter(|filter| is_ours(filter));
+    for filter in ours.clone() {
+        let stays = filter.filter.as_ref().is_some_and(|f| wanted.contains(f));
+        if !stays {
+            delete(netlink, link, filter).await?;
+        }
+    }
+    let mut missing = 0;
+    for filter in wanted {
+        let mut ours = ours.clone();
+        if !ours.any(|present| present.filter.as_ref() == Some(filter)) {
+            missing += 1;
+            netlink.add_filter(link, filter).await?;
+        }
+    }
+    Ok(missing)
+}
+
+async fn delete(
+    netlink: &Netlink,
+    link: &Link,
+    filter: &PresentFilter,
+) -> Result<(), NetlinkError> {
+    let place = (filter.priority, filter.ethertype);
+    match netlink.delete_filters(link, place).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes away what a daemon that was killed has left: filters at whatever device, the TAP
+/// if it is still there, and the qdisc that it made.
+pub(super) async fn sweep(config: &Config, netlink: &Netlink) -> Result<(), StartError> {
+    let links = netlink.links().await.map_err(start_error)?;
+    let record = config.run_dir.join(RECORD);
+    for link in &links {
+        if link.alias.as_deref() == Some(ALIAS) && link.name == config.underlay.device {
+            match netlink.delete_link(&link.name).await {
+                Err(error) if !error.is_not_found() => return Err(start_error(error)),
+                _ => continue,
+            }
+        }
+        clear(netlink, link, &record).await.map_err(start_error)?;
+    }
+    Ok(())
+}
+
+/// Takes culvert's filters from a device, and its qdisc if culvert made that and nobody
+/// else has a use for it now.
+async fn clear(netlink: &Netlink, link: &Link, record: &Path) -> Result<(), NetlinkError> {
+    let present = netlink.ingress_filters(link).await?;
+    let (ours, others): (Vec<_>, Vec<_>) = present.into_iter().partition(is_ours);
+    for filter in &ours {
+        delete(netlink, link, filter).await?;
+    }
+    let made = fs::read_to_string(record).unwrap_or_default();
+    if made.trim() != link.name {
+        return Ok(());
+    }
+    if others.is_empty() && netlink.egress_filters(link).await?.is_empty() {
+        match netlink.delete_clsact(link).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    match fs::remove_file(record) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("{}: {error}", record.display());
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+impl Daemon {
+    /// Gives the worker what carries tunnel packets.
+    pub(super) async fn build_underlay(
+        &self,
+        site: &Site,
+        opened: Opened,
+    ) -> Result<(), StartError> {
+        let driver = match opened {
+            Opened::Nothing => return Ok(()),
+            Opened::Sockets(sockets) => Driver::Underlay(sockets),
+            Opened::Tap(tap, reserved) => {
+                let index = self.join(site, tap.name()).await.map_err(StartError)?;
+                *self.joint() = Some(Joint {
+                    index,
+                    _reserved: reserved,
+                });
+                Driver::Wire(Box::new(WirePort::new(tap).map_err(start_error)?))
+            }
+        };
+        let attached = self.plane.attach(cluster::UNDERLAY, driver).await;
+        attached.map_err(start_error)
+    }
+
+    fn joint(&self) -> std::sync::MutexGuard<'_, Option<Joint>> {
+        self.wire.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Sets the TAP up and joins it to the underlay's device by whatever filters are
+    /// missing. Returns its index.
+    async fn join(&self, site: &Site, name: &str) -> Result<u32, String> {
+        let failed = |error: NetlinkError| error.to_string();
+        self.netlink.set_alias(name, ALIAS).await.map_err(failed)?;
+        // The node itself has no business on it.
+        match Setting::ipv6(name, "disable_ipv6").set("1") {
+            Err(error) if !error.is_not_found() => return Err(error.to_string()),
+            _ => {}
+        }
+        let mtu = site.underlay.link.mtu;
+        self.netlink.set_mtu(name, mtu).await.map_err(failed)?;
+        self.netlink.set_up(name).await.map_err(failed)?;
+        let tap = self.netlink.link(name).await.map_err(failed)?;
+        self.bring_joint(site, &tap).await.map_err(failed)?;
+        Ok(tap.index)
+    }
+
+    /// Makes the filters at both devices what they are to be. Returns how many were missing.
+    async fn bring_joint(&self, site: &Site, tap: &Link) -> Result<usize, NetlinkError> {
+        let link = &site.underlay.link;
+        let (netlink, wanted) = (&self.netlink, filters(&site.config, tap.index));
+        netlink.add_clsact(tap).await?;
+        let of_tap = bring_filters(netlink, tap, &[filter_of_tap(link.index)]).await?;
+        if netlink.add_clsact(link).await?
+            && let Err(error) = fs::write(self.record_of_qdisc(), &link.name)
+        {
+            tracing::warn!("{}: {error}", self.record_of_qdisc().display());
+        }
+        let of_link = bring_filters(netlink, link, &wanted).await?;
+        Ok(of_tap + of_link)
+    }
+
+    fn record_of_qdisc(&self) -> PathBuf {
+        self.site().config.run_dir.join(RECORD)
+    }
+
+    /// Brings back what is lost of the TAP and its filters.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) async fn mend_wire(&self) -> Result<(), String> {
+        let Some(before) = self.joint().as_ref().map(|joint| joint.index) else {
+            return Ok(());
+        };
+        let _turn = self.changing.lock().await;
+        let site = self.site();
+        let name = &site.config.underlay.device;
+        let failed = |error: NetlinkError| error.to_string();
+        let found = self.netlink.find_link(name).await.map_err(failed)?;
+        let Some(tap) = found.filter(|link| link.index == before) else {
+            let tap = make_tap(name)?;
+            let index = self.join(&site, name).await?;
+            if let Some(joint) = &mut *self.joint() {
+                joint.index = index;
+            }
+            let port = WirePort::new(tap).map_err(|error| error.to_string())?;
+            let driver = Driver::Wire(Box::new(port));
+            let attached = self.plane.attach(cluster::UNDERLAY, driver).await;
+            attached.map_err(|error| error.to_string())?;
+            tracing::warn!("the underlay's TAP {name} was lost, and is back");
+            return Ok(());
+        };
+        if !tap.up || tap.mtu != site.underlay.link.mtu {
+            self.join(&site, name).await?;
+        }
+        match self.bring_joint(&site, &tap).await.map_err(failed)? {
+            0 => {}
+            missing => tracing::warn!(
+                "{missing} filters between {name} and {} were lost, and are back",
+                site.underlay.link.name
+            ),
+        }
+        Ok(())
+    }
+
+    /// Takes the TAP and its filters away; the TAP's own go with it.
+    pub(super) async fn remove_wire(&self) {
+        let Some(_joint) = self.joint().take() else {
+            return;
+        };
+        let link = &self.site().underlay.link;
+        let cleared = clear(&self.netlink, link, &self.record_of_qdisc()).await;
+        match cleared {
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!("filters stay at {}: {error}", link.name);
+            }
+            _ => {}
+        }
+        self.plane.detach(cluster::UNDERLAY).await;
+    }
+
+    /// What a raw underlay port is to know by a new configuration; `None` as long as it
+    /// is none.
+    ///
+    /// # Errors
+    /// When the new one cannot go by the TAP that the daemon began with.
+    pub(super) async fn reach_again(
+        &self,
+        now: &Site,
+        (config, link): (&Config, &UnderlayLink),
+    ) -> Result<Option<Reach>, StartError> {
+        if now.reach.is_none() {
+            return Ok(None);
+        }
+        let found = reach(config, (&self.netlink, link)).await;
+        found.map(Some).map_err(|why| {
+            StartError(format!(
+                "the underlay's TAP cannot reach all nodes: {why}; that takes a restart of culvertd"
+            ))
+        })
+    }
+
+    /// As [`Daemon::reach_again`] by the same configuration. Where the way to a node is
+    /// lost the former one stays.
+    pub(super) async fn look_at_reach(&self, site: &Site, link: &UnderlayLink) -> Option<Reach> {
+        let found = self.reach_again(site, (&site.config, link)).await;
+        let problem = found.as_ref().err().map(ToString::to_string);
+        self.set_problem("reach", problem);
+        found.unwrap_or_else(|_| site.reach.clone())
+    }
+}

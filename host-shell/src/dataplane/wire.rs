@@ -1,0 +1,292 @@
+//! The underlay port that is a TAP: whole frames of the wire, tunnel packets as
+//! super-frames in both directions.
+//!
+//! The kernel's traffic control joins the TAP to the underlay's device. What comes by it
+//! has outer headers that the core reads and writes itself, as on an appliance.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use culvert_core::offload::{Layout, Segments};
+use culvert_core::wire::{ethernet, ip, udp, vxlan};
+use culvert_core::{Checksum, Frame, Segmentation};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::buffers::{Inbound, Received};
+use super::tap::{self, is_refused, is_transient};
+use super::{ShellCounter, ShellCounters, Tools};
+use crate::sys::tap::Tap;
+use crate::sys::vnet::{TunnelNetHeader, VnetSegmentation, VnetTunnel};
+
+/// Octets of the header of the TAP's frames.
+const HEADER: usize = TunnelNetHeader::LEN;
+/// Reads that bring no frame, in one call of `receive`, at most.
+const MALFORMED_BUDGET: usize = 64;
+/// The place of [`WirePort::receivers`] that says that datagrams of a train wait.
+const AGAIN: usize = 1;
+/// Octets from a tunnel packet's UDP header to the packet inside.
+const VXLAN_HEADERS: u16 = 8 + 8 + 14;
+const _: () = assert!(udp::HEADER_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN == 30);
+
+/// A TAP with tunnel offloads ([`crate::sys::tap::TapOffloads::TUNNEL`]) as the underlay.
+pub struct WirePort {
+    tap: Tap,
+    train: Train,
+    /// Readable while a part of the train waits, which the TAP does not know.
+    again: EventFd,
+}
+
+/// Datagrams that came as one super-frame of the tunnel's own UDP: the packets of several
+/// tunnel packets, which the core takes one by one.
+struct Train {
+    bytes: Box<[u8]>,
+    /// How many of these are the super-frame; 0 when there is none.
+    len: usize,
+    checksum: Checksum,
+    segmentation: Segmentation,
+    /// Datagrams that were taken.
+    taken: u16,
+}
+
+impl WirePort {
+    /// The TAP as a port.
+    ///
+    /// # Errors
+    /// When the kernel has no event descriptor.
+    pub fn new(tap: Tap) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(WirePort {
+            tap,
+            train: Train {
+                bytes: vec![0; usize::from(u16::MAX)].into_boxed_slice(),
+                len: 0,
+                checksum: Checksum::None,
+                segmentation: Segmentation::None,
+                taken: 0,
+            },
+            again: EventFd::from_value_and_flags(0, flags)?,
+        })
+    }
+
+    /// The descriptors that frames come in by, the same ones in the same order at all times.
+    pub(super) fn receivers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [self.tap.as_fd(), self.again.as_fd()].into_iter()
+    }
+
+    /// Reads frames until none waits or the batch is full. `receiver` is the place of the
+    /// descriptor among [`WirePort::receivers`] that has something.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub(super) fn receive(
+        &mut self,
+        receiver: usize,
+        inbound: &mut Inbound<'_>,
+        counters: &ShellCounters,
+    ) -> io::Result<()> {
+        if receiver == AGAIN {
+            // What is left of the train writes it again.
+            let _ = self.again.read();
+        }
+        while let Some(slot) = inbound.slot() {
+            match self.read(slot, counters)? {
+                Some(received) => inbound.push(received),
+                None => return Ok(()),
+            }
+        }
+        if self.train.len > 0 {
+            let _ = self.again.write(1);
+        }
+        Ok(())
+    }
+
+    /// The next frame, which lies at [`Frame::HEADROOM`] of the slot.
+    fn read(&mut self, slot: &mut [u8], counters: &ShellCounters) -> io::Result<Option<Received>> {
+        const AT: usize = Frame::HEADROOM - HEADER;
+        for _ in 0..MALFORMED_BUDGET {
+            if let Some(received) = self.train.next(slot) {
+                return Ok(Some(received));
+            }
+            let read = match self.tap.read(&mut slot[AT..]) {
+                Ok(read) => read,
+                Err(error) if is_transient(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            // Of a frame that is longer than the slot the kernel tells the whole length.
+            let Some(bytes) = slot.get(AT..AT + read) else {
+                counters.add(ShellCounter::UnderlayRxTruncated, 1);
+                continue;
+            };
+            let Ok(header) = TunnelNetHeader::parse(bytes) else {
+                counters.add(ShellCounter::TapRxMalformed, 1);
+                continue;
+            };
+            let received = tap::marked(&header.frame, read - HEADER);
+            match (received.segmentation, header.tunnel) {
+                (Segmentation::None, _) | (_, Some(_)) => return Ok(Some(received)),
+                (_, None) => self.train.load(&bytes[HEADER..], &received, counters),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes a frame. A super-frame that the kernel cannot cut, as there are in IP in
+    /// IP, is cut and written packet by packet.
+    pub(super) fn send(&self, frame: &mut Frame<'_>, tools: &mut Tools<'_>) {
+        let written = match header(frame) {
+            Some(header) => self.write(&header, frame),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        };
+        match written {
+            Ok(()) => {}
+            Err(error) if is_refused(&error) && frame.segmentation != Segmentation::None => {
+                self.send_segments(frame, tools);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a frame was not sent");
+                tools.counters.add(ShellCounter::UnderlayTxFailed, 1);
+            }
+        }
+    }
+
+    /// Writes a frame as it is, its header put in front of it in its headroom.
+    fn write(&self, header: &TunnelNetHeader, frame: &mut Frame<'_>) -> io::Result<()> {
+        let (buffer, range) = frame.buffer_mut();
+        let start = range.start.checked_sub(HEADER);
+        let start = start.ok_or(io::ErrorKind::OutOfMemory)?;
+        buffer[start..range.start].copy_from_slice(&header.emit());
+        self.tap.write(&buffer[start..range.end]).map(drop)
+    }
+
+    fn send_segments(&self, frame: &Frame<'_>, tools: &mut Tools<'_>) {
+        let layout = layout(frame.bytes()).map(|(layout, _)| layout);
+        let segments = Segments::new(frame, layout.unwrap_or(Layout::ETHERNET));
+        let mut segments = match segments {
+            Ok(segments) => segments,
+            Err(error) => return tools.not_cut(&error),
+        };
+        tools.scratch[..HEADER].copy_from_slice(&TunnelNetHeader::default().emit());
+        while let Some(len) = segments.write_next(&mut tools.scratch[HEADER..]) {
+            if self.tap.write(&tools.scratch[..HEADER + len]).is_err() {
+                tools.counters.add(ShellCounter::UnderlayTxFailed, 1);
+            }
+        }
+    }
+}
+
+impl Train {
+    /// Keeps a super-frame, to give its datagrams.
+    fn load(&mut self, bytes: &[u8], marks: &Received, counters: &ShellCounters) {
+        let fits = self.bytes.get_mut(..bytes.len());
+        let Some(place) = fits else {
+            return counters.add(ShellCounter::UnderlayRxTruncated, 1);
+        };
+        place.copy_from_slice(bytes);
+        self.len = bytes.len();
+        self.checksum = marks.checksum;
+        self.segmentation = marks.segmentation;
+        self.taken = 0;
+        if self.len > 0 && self.next_len().is_none() {
+            counters.add(ShellCounter::SegmentFailed, 1);
+            self.len = 0;
+        }
+    }
+
+    /// Bytes of the next datagram's frame.
+    fn next_len(&mut self) -> Option<usize> {
+        self.with_segments(|segments| segments.next_len())
+    }
+
+    /// Puts the next datagram's frame into a slot.
+    fn next(&mut self, slot: &mut [u8]) -> Option<Received> {
+        if self.len == 0 {
+            return None;
+        }
+        let written = self.with_segments(|segments| {
+            let checksum = segments.mark();
+            let len = segments.write_next(&mut slot[Frame::HEADROOM..])?;
+            Some((len, checksum, segments.is_empty()))
+        });
+        self.taken = self.taken.wrapping_add(1);
+        let Some((len, checksum, false)) = written else {
+            self.len = 0;
+            let (len, checksum, _) = written?;
+            return Some(Train::received(len, checksum));
+        };
+        Some(Train::received(len, checksum))
+    }
+
+    fn received(len: usize, checksum: Checksum) -> Received {
+        Received {
+            start: 0,
+            len,
+            checksum,
+            segmentation: Segmentation::None,
+            outer: None,
+        }
+    }
+
+    /// What `f` says of the datagrams that are left.
+    fn with_segments<T>(&mut self, f: impl FnOnce(&mut Segments<'_>) -> Option<T>) -> Option<T> {
+        let mut frame = Frame::new(&mut self.bytes, 0, self.len).ok()?;
+        frame.checksum = self.checksum;
+        frame.segmentation = self.segmentation;
+        let segments = Segments::new(&frame, Layout::ETHERNET).ok()?;
+        let mut segments = segments.unfinished();
+        segments.skip(self.taken);
+        f(&mut segments)
+    }
+}
+
+/// The header that tells the kernel what the core knows about a frame; `None` for a
+/// super-frame that the kernel cannot cut.
+fn header(frame: &Frame<'_>) -> Option<TunnelNetHeader> {
+    let mut header = TunnelNetHeader {
+        frame: tap::header(frame),
+        tunnel: None,
+    };
+    let Some(gso) = header.frame.gso else {
+        return Some(header);
+    };
+    // The kernel makes the segments' checksums of an unfinished one only.
+    let Checksum::Partial { start, .. } = frame.checksum else {
+        return None;
+    };
+    let (_, tunnel) = layout(frame.bytes())?;
+    header.tunnel = Some(tunnel?);
+    let transport = frame.bytes().get(usize::from(start)..)?;
+    let len = match gso.kind {
+        VnetSegmentation::Udp => 8,
+        VnetSegmentation::Tcp4 | VnetSegmentation::Tcp6 => u16::from(transport.get(12)? >> 4) * 4,
+    };
+    header.frame.hdr_len = start.checked_add(len)?;
+    Some(header)
+}
+
+/// Where a tunnel packet has its headers; the kernel knows only of those behind UDP.
+fn layout(bytes: &[u8]) -> Option<(Layout, Option<VnetTunnel>)> {
+    const IP_AT: u16 = 14;
+    const _: () = assert!(ethernet::HEADER_LEN == IP_AT as usize);
+    let (_, packet) = ethernet::Header::parse(bytes)?;
+    let outer = ip::Header::parse(packet).ok()?;
+    let upper = IP_AT.checked_add(outer.header_len)?;
+    let layout = |inner| Layout {
+        inner,
+        outer: Some(IP_AT),
+    };
+    match outer.protocol {
+        ip::UDP => {
+            let datagram = packet.get(usize::from(outer.header_len)..)?;
+            let inner = upper.checked_add(VXLAN_HEADERS)?;
+            let tunnel = VnetTunnel {
+                over_v6: outer.is_v6(),
+                checksum: udp::Header::parse(datagram)?.checksum != 0,
+                outer_transport: upper,
+                inner_network: inner,
+            };
+            Some((layout(inner), Some(tunnel)))
+        }
+        ip::IPV4 | ip::IPV6 => Some((layout(upper), None)),
+        _ => None,
+    }
+}
