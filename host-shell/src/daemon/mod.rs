@@ -172,13 +172,14 @@ impl Daemon {
             way: why,
             wire: Mutex::default(),
         };
+        let later = daemon.begin_underlay(&site, way.opened).await?;
         daemon.program_cluster(&site).await?;
         daemon.build_host_device().await?;
         if let Err(error) = daemon.build_direct(&site).await {
             daemon.stop().await;
             return Err(error);
         }
-        if let Err(error) = daemon.build_underlay(&site, way.opened).await {
+        if let Err(error) = daemon.finish_underlay(&site, later).await {
             daemon.stop().await;
             return Err(error);
         }

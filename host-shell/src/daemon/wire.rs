@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 
 use culvert_core::channel::{Encap, MAX_ADDRESSES, Offloads, PortKind, Wire, WireAddress};
 use ipnet::IpNet;
@@ -377,35 +378,67 @@ async fn clear(netlink: &Netlink, link: &Link, record: &Path) -> Result<(), Netl
 }
 
 impl Daemon {
-    /// Gives the worker what carries tunnel packets.
-    pub(super) async fn build_underlay(
+    /// Gives the worker a TAP, by which the core can speak as soon as it knows of the
+    /// wire. Returns what is due when the core has its tables.
+    pub(super) async fn begin_underlay(
         &self,
         site: &Site,
         opened: Opened,
-    ) -> Result<(), StartError> {
-        let driver = match opened {
-            Opened::Nothing => return Ok(()),
-            Opened::Sockets(sockets) => Driver::Underlay(sockets),
+    ) -> Result<Option<Driver>, StartError> {
+        match opened {
+            Opened::Nothing => Ok(None),
+            Opened::Sockets(sockets) => Ok(Some(Driver::Underlay(sockets))),
             Opened::Tap(tap, reserved) => {
-                let index = self.join(site, tap.name()).await.map_err(StartError)?;
                 *self.joint() = Some(Joint {
-                    index,
+                    index: 0,
                     _reserved: reserved,
                 });
-                Driver::Wire(Box::new(WirePort::new(tap).map_err(start_error)?))
+                self.serve_tap(site, tap).await.map_err(StartError)?;
+                Ok(None)
             }
-        };
-        let attached = self.plane.attach(cluster::UNDERLAY, driver).await;
-        attached.map_err(start_error)
+        }
     }
 
-    fn joint(&self) -> std::sync::MutexGuard<'_, Option<Joint>> {
+    /// Lets tunnel packets come in.
+    pub(super) async fn finish_underlay(
+        &self,
+        site: &Site,
+        sockets: Option<Driver>,
+    ) -> Result<(), StartError> {
+        if let Some(sockets) = sockets {
+            let attached = self.plane.attach(cluster::UNDERLAY, sockets).await;
+            return attached.map_err(start_error);
+        }
+        let Some(index) = self.joint_index() else {
+            return Ok(());
+        };
+        let joined = self.join_underlay(site, index).await;
+        joined.map(drop).map_err(start_error)
+    }
+
+    fn joint(&self) -> MutexGuard<'_, Option<Joint>> {
         self.wire.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Sets the TAP up and joins it to the underlay's device by whatever filters are
-    /// missing. Returns its index.
-    async fn join(&self, site: &Site, name: &str) -> Result<u32, String> {
+    fn joint_index(&self) -> Option<u32> {
+        self.joint().as_ref().map(|joint| joint.index)
+    }
+
+    /// Sets a TAP up and gives it to the worker.
+    async fn serve_tap(&self, site: &Site, tap: Tap) -> Result<(), String> {
+        let index = self.set_tap_up(site, tap.name()).await?;
+        if let Some(joint) = &mut *self.joint() {
+            joint.index = index;
+        }
+        let port = WirePort::new(tap).map_err(|error| error.to_string())?;
+        let driver = Driver::Wire(Box::new(port));
+        let attached = self.plane.attach(cluster::UNDERLAY, driver).await;
+        attached.map_err(|error| error.to_string())
+    }
+
+    /// Sets the TAP up and lets all that is written into it leave by the underlay's
+    /// device. Returns its index.
+    async fn set_tap_up(&self, site: &Site, name: &str) -> Result<u32, String> {
         let failed = |error: NetlinkError| error.to_string();
         self.netlink.set_alias(name, ALIAS).await.map_err(failed)?;
         // The node itself has no business on it.
@@ -417,23 +450,26 @@ impl Daemon {
         self.netlink.set_mtu(name, mtu).await.map_err(failed)?;
         self.netlink.set_up(name).await.map_err(failed)?;
         let tap = self.netlink.link(name).await.map_err(failed)?;
-        self.bring_joint(site, &tap).await.map_err(failed)?;
+        self.join_tap(site, &tap).await.map_err(failed)?;
         Ok(tap.index)
     }
 
-    /// Makes the filters at both devices what they are to be. Returns how many were missing.
-    async fn bring_joint(&self, site: &Site, tap: &Link) -> Result<usize, NetlinkError> {
+    /// Brings the filter at the TAP. Returns how many were missing.
+    async fn join_tap(&self, site: &Site, tap: &Link) -> Result<usize, NetlinkError> {
+        let wanted = [filter_of_tap(site.underlay.link.index)];
+        self.netlink.add_clsact(tap).await?;
+        bring_filters(&self.netlink, tap, &wanted).await
+    }
+
+    /// Brings the filters at the underlay's device. Returns how many were missing.
+    async fn join_underlay(&self, site: &Site, tap: u32) -> Result<usize, NetlinkError> {
         let link = &site.underlay.link;
-        let (netlink, wanted) = (&self.netlink, filters(&site.config, tap.index));
-        netlink.add_clsact(tap).await?;
-        let of_tap = bring_filters(netlink, tap, &[filter_of_tap(link.index)]).await?;
-        if netlink.add_clsact(link).await?
+        if self.netlink.add_clsact(link).await?
             && let Err(error) = fs::write(self.record_of_qdisc(), &link.name)
         {
             tracing::warn!("{}: {error}", self.record_of_qdisc().display());
         }
-        let of_link = bring_filters(netlink, link, &wanted).await?;
-        Ok(of_tap + of_link)
+        bring_filters(&self.netlink, link, &filters(&site.config, tap)).await
     }
 
     fn record_of_qdisc(&self) -> PathBuf {
@@ -445,7 +481,7 @@ impl Daemon {
     /// # Errors
     /// In words.
     pub(super) async fn mend_wire(&self) -> Result<(), String> {
-        let Some(before) = self.joint().as_ref().map(|joint| joint.index) else {
+        let Some(before) = self.joint_index() else {
             return Ok(());
         };
         let _turn = self.changing.lock().await;
@@ -453,28 +489,22 @@ impl Daemon {
         let name = &site.config.underlay.device;
         let failed = |error: NetlinkError| error.to_string();
         let found = self.netlink.find_link(name).await.map_err(failed)?;
-        let Some(tap) = found.filter(|link| link.index == before) else {
-            let tap = make_tap(name)?;
-            let index = self.join(&site, name).await?;
-            if let Some(joint) = &mut *self.joint() {
-                joint.index = index;
+        let mut missing = 0;
+        match found.filter(|link| link.index == before) {
+            None => {
+                self.serve_tap(&site, make_tap(name)?).await?;
+                tracing::warn!("the underlay's TAP {name} was lost, and is back");
             }
-            let port = WirePort::new(tap).map_err(|error| error.to_string())?;
-            let driver = Driver::Wire(Box::new(port));
-            let attached = self.plane.attach(cluster::UNDERLAY, driver).await;
-            attached.map_err(|error| error.to_string())?;
-            tracing::warn!("the underlay's TAP {name} was lost, and is back");
-            return Ok(());
-        };
-        if !tap.up || tap.mtu != site.underlay.link.mtu {
-            self.join(&site, name).await?;
+            Some(tap) if !tap.up || tap.mtu != site.underlay.link.mtu => {
+                self.set_tap_up(&site, name).await?;
+            }
+            Some(tap) => missing += self.join_tap(&site, &tap).await.map_err(failed)?,
         }
-        match self.bring_joint(&site, &tap).await.map_err(failed)? {
-            0 => {}
-            missing => tracing::warn!(
-                "{missing} filters between {name} and {} were lost, and are back",
-                site.underlay.link.name
-            ),
+        let tap = self.joint_index().unwrap_or(before);
+        missing += self.join_underlay(&site, tap).await.map_err(failed)?;
+        if missing > 0 {
+            let link = &site.underlay.link.name;
+            tracing::warn!("{missing} filters between {name} and {link} were lost, and are back");
         }
         Ok(())
     }

@@ -376,8 +376,7 @@ fn send(
         }
         match ports.get(&to) {
             Some(Driver::Tap(tap)) => tap.send(&mut packet.frame, tools),
-            Some(Driver::Wire(wire)) => wire.send(&mut packet.frame, tools),
-            Some(Driver::Underlay(_)) => {
+            Some(Driver::Underlay(_) | Driver::Wire(_)) => {
                 if !underlays.contains(&to) && underlays.push(to).is_err() {
                     tools.counters.add(ShellCounter::PortGone, 1);
                 }
@@ -386,8 +385,10 @@ fn send(
         }
     }
     for port in &underlays {
-        if let Some(Driver::Underlay(underlay)) = ports.get_mut(port) {
-            underlay.send(*port, batch, tools);
+        match ports.get_mut(port) {
+            Some(Driver::Underlay(underlay)) => underlay.send(*port, batch, tools),
+            Some(Driver::Wire(wire)) => wire.send((*port, ingress), batch, tools),
+            _ => {}
         }
     }
     underlays

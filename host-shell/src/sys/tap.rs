@@ -349,6 +349,14 @@ impl Tap {
         Ok(nix::unistd::write(&self.fd, frame)?)
     }
 
+    /// As [`Tap::write`], of a header and frame that lie in several places.
+    ///
+    /// # Errors
+    /// As [`Tap::write`].
+    pub fn write_vectored(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Ok(nix::sys::uio::writev(&self.fd, parts)?)
+    }
+
     fn configure(&self, options: TapOptions) -> Result<(), TapError> {
         let fd = self.fd.as_raw_fd();
         let size = libc::c_int::try_from(options.offloads.header_len()).unwrap_or_default();

@@ -4,19 +4,22 @@
 //! The kernel's traffic control joins the TAP to the underlay's device. What comes by it
 //! has outer headers that the core reads and writes itself, as on an appliance.
 
+mod train;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use culvert_core::offload::{Layout, Segments};
 use culvert_core::wire::{ethernet, ip, udp, vxlan};
-use culvert_core::{Checksum, Frame, Segmentation};
+use culvert_core::{Checksum, Fate, Frame, Packet, PortId, Segmentation};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::buffers::{Inbound, Received};
+use super::buffers::{BATCH, Inbound, Received};
 use super::tap::{self, is_refused, is_transient};
 use super::{ShellCounter, ShellCounters, Tools};
 use crate::sys::tap::Tap;
 use crate::sys::vnet::{TunnelNetHeader, VnetSegmentation, VnetTunnel};
+use train::{Head, Train};
 
 /// Octets of the header of the TAP's frames.
 const HEADER: usize = TunnelNetHeader::LEN;
@@ -36,18 +39,6 @@ pub struct WirePort {
     again: EventFd,
 }
 
-/// Datagrams that came as one super-frame of the tunnel's own UDP: the packets of several
-/// tunnel packets, which the core takes one by one.
-struct Train {
-    bytes: Box<[u8]>,
-    /// How many of these are the super-frame; 0 when there is none.
-    len: usize,
-    checksum: Checksum,
-    segmentation: Segmentation,
-    /// Datagrams that were taken.
-    taken: u16,
-}
-
 impl WirePort {
     /// The TAP as a port.
     ///
@@ -57,13 +48,7 @@ impl WirePort {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(WirePort {
             tap,
-            train: Train {
-                bytes: vec![0; usize::from(u16::MAX)].into_boxed_slice(),
-                len: 0,
-                checksum: Checksum::None,
-                segmentation: Segmentation::None,
-                taken: 0,
-            },
+            train: Train::new(),
             again: EventFd::from_value_and_flags(0, flags)?,
         })
     }
@@ -94,7 +79,7 @@ impl WirePort {
                 None => return Ok(()),
             }
         }
-        if self.train.len > 0 {
+        if !self.train.is_empty() {
             let _ = self.again.write(1);
         }
         Ok(())
@@ -130,9 +115,59 @@ impl WirePort {
         Ok(None)
     }
 
+    /// Sends the frames of a batch that leave by `port`, which is this one, in order.
+    /// Those of one flow and one length leave as one super-frame.
+    pub(super) fn send(
+        &self,
+        (port, ingress): (PortId, PortId),
+        batch: &mut [Packet<'_>],
+        tools: &mut Tools<'_>,
+    ) {
+        let leaves = |packet: &&mut Packet<'_>| match packet.fate {
+            Fate::Forward(to) => to == port,
+            Fate::Reply => ingress == port,
+            _ => false,
+        };
+        let mut frames = heapless::Vec::<&mut Frame<'_>, BATCH>::new();
+        for packet in batch.iter_mut().filter(leaves) {
+            if frames.is_full() {
+                self.send_all(&mut frames, tools);
+                frames.clear();
+            }
+            // There is room: a full list has just been cleared.
+            let _ = frames.push(&mut packet.frame);
+        }
+        self.send_all(&mut frames, tools);
+    }
+
+    fn send_all(&self, frames: &mut [&mut Frame<'_>], tools: &mut Tools<'_>) {
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let (together, others) = rest.split_at_mut(train::run(rest));
+            if together.len() == 1 || self.send_train(together).is_err() {
+                for frame in together {
+                    self.send_one(frame, tools);
+                }
+            }
+            rest = others;
+        }
+    }
+
+    /// Writes frames as one super-frame, without gathering their bytes before.
+    fn send_train(&self, frames: &mut [&mut Frame<'_>]) -> io::Result<()> {
+        let head = Head::of(frames).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut parts = heapless::Vec::<io::IoSlice<'_>, { BATCH + 1 }>::new();
+        let _ = parts.push(io::IoSlice::new(head.bytes()));
+        for frame in frames.iter() {
+            // Only so many are in a batch.
+            let _ = parts.push(io::IoSlice::new(&frame.bytes()[head.headers..]));
+        }
+        self.tap.write_vectored(&parts).map(drop)
+    }
+
     /// Writes a frame. A super-frame that the kernel cannot cut, as there are in IP in
     /// IP, is cut and written packet by packet.
-    pub(super) fn send(&self, frame: &mut Frame<'_>, tools: &mut Tools<'_>) {
+    fn send_one(&self, frame: &mut Frame<'_>, tools: &mut Tools<'_>) {
         let written = match header(frame) {
             Some(header) => self.write(&header, frame),
             None => Err(io::ErrorKind::InvalidInput.into()),
@@ -171,70 +206,6 @@ impl WirePort {
                 tools.counters.add(ShellCounter::UnderlayTxFailed, 1);
             }
         }
-    }
-}
-
-impl Train {
-    /// Keeps a super-frame, to give its datagrams.
-    fn load(&mut self, bytes: &[u8], marks: &Received, counters: &ShellCounters) {
-        let fits = self.bytes.get_mut(..bytes.len());
-        let Some(place) = fits else {
-            return counters.add(ShellCounter::UnderlayRxTruncated, 1);
-        };
-        place.copy_from_slice(bytes);
-        self.len = bytes.len();
-        self.checksum = marks.checksum;
-        self.segmentation = marks.segmentation;
-        self.taken = 0;
-        if self.len > 0 && self.next_len().is_none() {
-            counters.add(ShellCounter::SegmentFailed, 1);
-            self.len = 0;
-        }
-    }
-
-    /// Bytes of the next datagram's frame.
-    fn next_len(&mut self) -> Option<usize> {
-        self.with_segments(|segments| segments.next_len())
-    }
-
-    /// Puts the next datagram's frame into a slot.
-    fn next(&mut self, slot: &mut [u8]) -> Option<Received> {
-        if self.len == 0 {
-            return None;
-        }
-        let written = self.with_segments(|segments| {
-            let checksum = segments.mark();
-            let len = segments.write_next(&mut slot[Frame::HEADROOM..])?;
-            Some((len, checksum, segments.is_empty()))
-        });
-        self.taken = self.taken.wrapping_add(1);
-        let Some((len, checksum, false)) = written else {
-            self.len = 0;
-            let (len, checksum, _) = written?;
-            return Some(Train::received(len, checksum));
-        };
-        Some(Train::received(len, checksum))
-    }
-
-    fn received(len: usize, checksum: Checksum) -> Received {
-        Received {
-            start: 0,
-            len,
-            checksum,
-            segmentation: Segmentation::None,
-            outer: None,
-        }
-    }
-
-    /// What `f` says of the datagrams that are left.
-    fn with_segments<T>(&mut self, f: impl FnOnce(&mut Segments<'_>) -> Option<T>) -> Option<T> {
-        let mut frame = Frame::new(&mut self.bytes, 0, self.len).ok()?;
-        frame.checksum = self.checksum;
-        frame.segmentation = self.segmentation;
-        let segments = Segments::new(&frame, Layout::ETHERNET).ok()?;
-        let mut segments = segments.unfinished();
-        segments.skip(self.taken);
-        f(&mut segments)
     }
 }
 
