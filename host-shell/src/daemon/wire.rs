@@ -16,13 +16,14 @@ use culvert_core::channel::{Encap, MAX_ADDRESSES, Offloads, PortKind, Wire, Wire
 use ipnet::IpNet;
 
 use super::site::Site;
-use super::underlay::Opened;
+use super::underlay::{self, Opened};
 use super::{Daemon, StartError, cluster, start_error};
 use crate::config::Config;
 use crate::dataplane::{Driver, WirePort};
 use crate::mac::Mac;
 use crate::netlink::{
-    Filter, Hand, Link, Netlink, NetlinkError, PresentFilter, UnderlayLink, Word,
+    Filter, Link, Netlink, NetlinkError, PresentFilter, UnderlayLink, filter_from_tap,
+    filters_to_tap,
 };
 use crate::sys::socket::Socket;
 use crate::sys::tap::{Tap, TapError, TapOffloads, TapOptions};
@@ -32,16 +33,6 @@ use crate::sysctl::Setting;
 const ALIAS: &str = "culvert: tunnel packets to and from the underlay";
 /// In the run directory: the device that culvert has given the qdisc `clsact`.
 const RECORD: &str = "clsact";
-/// The first priority of culvert's filters; each has one of its own. Those that are set
-/// without a priority have 49152 and less.
-const FIRST_PRIORITY: u16 = 51_970;
-/// As many as there can be.
-const PRIORITIES: u16 = 8;
-
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_ARP: u16 = 0x0806;
-
 /// What a raw underlay port is told of the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reach {
@@ -203,99 +194,6 @@ async fn link_local(netlink: &Netlink, name: &str) -> Result<Option<IpNet>, Stri
     Ok(all.next())
 }
 
-/// The filters at the underlay's device, which hand frames to the TAP.
-fn filters(config: &Config, tap: u32) -> Vec<Filter> {
-    let network = &config.cluster.network;
-    let address = config.node.underlay;
-    let mut priorities = FIRST_PRIORITY..FIRST_PRIORITY + PRIORITIES;
-    let ethertype = match address {
-        IpAddr::V4(_) => ETHERTYPE_IPV4,
-        IpAddr::V6(_) => ETHERTYPE_IPV6,
-    };
-    let mut filter = |ethertype, hand, words| Filter {
-        // There are more than are asked for.
-        priority: priorities.next().unwrap_or(u16::MAX),
-        ethertype,
-        words,
-        hand,
-        target: tap,
-    };
-    let mut all = Vec::new();
-    if network.uses(Encap::Vxlan) {
-        let port = u32::from(network.udp_port);
-        let words = packet(address, 17, Some((0x0000_ffff, port)));
-        all.push(filter(ethertype, Hand::Over, words));
-    }
-    if network.uses(Encap::Ipip) {
-        for protocol in [4, 41] {
-            let words = packet(address, protocol, None);
-            all.push(filter(ethertype, Hand::Over, words));
-        }
-    }
-    match address {
-        IpAddr::V4(_) => {
-            let reply = Word {
-                at: 4,
-                mask: 0x0000_ffff,
-                value: 2,
-            };
-            all.push(filter(ETHERTYPE_ARP, Hand::Copy, vec![reply]));
-            // Destination unreachable: fragmentation needed.
-            let words = packet(address, 1, Some((0xffff_0000, 0x0304_0000)));
-            all.push(filter(ethertype, Hand::Copy, words));
-        }
-        IpAddr::V6(_) => {
-            let mut advertisement = packet(address, 58, Some((0xff00_0000, 136 << 24)));
-            // It may be for all nodes.
-            advertisement.retain(|word| !(24..40).contains(&word.at));
-            all.push(filter(ethertype, Hand::Copy, advertisement));
-            let words = packet(address, 58, Some((0xff00_0000, 2 << 24)));
-            all.push(filter(ethertype, Hand::Copy, words));
-        }
-    }
-    all
-}
-
-/// What an unfragmented packet without options for `address` has, and the first word
-/// behind its header.
-fn packet(address: IpAddr, protocol: u8, upper: Option<(u32, u32)>) -> Vec<Word> {
-    let word = |at, mask, value| Word { at, mask, value };
-    let mut words = match address {
-        IpAddr::V4(v4) => vec![
-            word(0, 0x0f00_0000, 5 << 24),
-            word(4, 0x0000_3fff, 0),
-            word(8, 0x00ff_0000, u32::from(protocol) << 16),
-            word(16, u32::MAX, v4.to_bits()),
-        ],
-        IpAddr::V6(v6) => {
-            let octets = v6.octets();
-            let (words, _) = octets.as_chunks::<4>();
-            let words = words.iter().zip([24, 28, 32, 36]);
-            let address = words.map(|(octets, at)| word(at, u32::MAX, u32::from_be_bytes(*octets)));
-            let protocol = word(4, 0x0000_ff00, u32::from(protocol) << 8);
-            std::iter::once(protocol).chain(address).collect()
-        }
-    };
-    let behind = if address.is_ipv4() { 20 } else { 40 };
-    words.extend(upper.map(|(mask, value)| word(behind, mask, value)));
-    words
-}
-
-/// The filter at the TAP: all that is written into it leaves by the underlay's device.
-fn filter_of_tap(underlay: u32) -> Filter {
-    Filter {
-        priority: FIRST_PRIORITY,
-        ethertype: Filter::ALL,
-        words: Vec::new(),
-        hand: Hand::Over,
-        target: underlay,
-    }
-}
-
-fn is_ours(filter: &PresentFilter) -> bool {
-    (FIRST_PRIORITY..FIRST_PRIORITY + PRIORITIES).contains(&filter.priority) && filter.kind == "u32"
-}
-
 /// Makes culvert's filters at a device these. Returns how many were missing.
 async fn bring_filters(
     netlink: &Netlink,
@@ -303,7 +201,7 @@ async fn bring_filters(
     wanted: &[Filter],
 ) -> Result<usize, NetlinkError> {
     let present = netlink.ingress_filters(link).await?;
-    let ours = present.iter().filter(|filter| is_ours(filter));
+    let ours = present.iter().filter(|filter| filter.is_ours());
     for filter in ours.clone() {
         let stays = filter.filter.as_ref().is_some_and(|f| wanted.contains(f));
         if !stays {
@@ -354,7 +252,7 @@ pub(super) async fn sweep(config: &Config, netlink: &Netlink) -> Result<(), Star
 /// else has a use for it now.
 async fn clear(netlink: &Netlink, link: &Link, record: &Path) -> Result<(), NetlinkError> {
     let present = netlink.ingress_filters(link).await?;
-    let (ours, others): (Vec<_>, Vec<_>) = present.into_iter().partition(is_ours);
+    let (ours, others): (Vec<_>, Vec<_>) = present.into_iter().partition(PresentFilter::is_ours);
     for filter in &ours {
         delete(netlink, link, filter).await?;
     }
@@ -456,7 +354,7 @@ impl Daemon {
 
     /// Brings the filter at the TAP. Returns how many were missing.
     async fn join_tap(&self, site: &Site, tap: &Link) -> Result<usize, NetlinkError> {
-        let wanted = [filter_of_tap(site.underlay.link.index)];
+        let wanted = [filter_from_tap(site.underlay.link.index)];
         self.netlink.add_clsact(tap).await?;
         bring_filters(&self.netlink, tap, &wanted).await
     }
@@ -464,12 +362,13 @@ impl Daemon {
     /// Brings the filters at the underlay's device. Returns how many were missing.
     async fn join_underlay(&self, site: &Site, tap: u32) -> Result<usize, NetlinkError> {
         let link = &site.underlay.link;
+        let wanted = filters_to_tap(&underlay::options(&site.config), tap);
         if self.netlink.add_clsact(link).await?
             && let Err(error) = fs::write(self.record_of_qdisc(), &link.name)
         {
             tracing::warn!("{}: {error}", self.record_of_qdisc().display());
         }
-        bring_filters(&self.netlink, link, &filters(&site.config, tap)).await
+        bring_filters(&self.netlink, link, &wanted).await
     }
 
     fn record_of_qdisc(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 
 mod address;
 mod changes;
+mod joint;
 mod link;
 mod route;
 mod tc;
@@ -17,6 +18,7 @@ use crate::sys::netns::{NetNs, NetNsError};
 
 pub use address::InterfaceAddress;
 pub use changes::Changes;
+pub use joint::{filter_from_tap, filters_to_tap};
 pub use link::{Link, OperState, UnderlayLink, VxlanDevice};
 pub use route::{NextHop, PROTOCOL_CULVERT, PROTOCOL_STATIC, Route, RouteScope};
 pub use tc::{Filter, Hand, PresentFilter, Word};

@@ -31,6 +31,11 @@ fn all_plans() -> impl Iterator<Item = Plan> {
     encaps.flat_map(|encap| [V4, V6].map(|addresses| Plan::new(encap, addresses)))
 }
 
+/// As [`all_plans`], each by sockets and by a TAP.
+fn all_plans_by_both() -> impl Iterator<Item = Plan> {
+    all_plans().flat_map(|plan| [false, true].map(|wire| Plan { wire, ..plan }))
+}
+
 /// Two nodes over a veth; the namespaces are those of their underlays.
 struct Site {
     nodes: [Node; 2],
@@ -96,7 +101,7 @@ fn tcp([from, listening]: [&Namespace; 2], to: &str, octets: usize) {
 
 #[test]
 fn pods_ping_each_other_through_every_tunnel() {
-    for plan in all_plans() {
+    for plan in all_plans_by_both() {
         let site = Site::new(plan);
         let overhead = plan.overhead();
         for (node, other) in [(0, 1), (1, 0)] {
@@ -116,7 +121,7 @@ fn pods_ping_each_other_through_every_tunnel() {
 
 #[test]
 fn tcp_goes_through_every_tunnel_both_ways() {
-    for plan in all_plans() {
+    for plan in all_plans_by_both() {
         let site = Site::new(plan);
         for [first, second] in PODS {
             site.tcp(0, second, 1 << 21);
@@ -130,7 +135,7 @@ fn tcp_goes_through_every_tunnel_both_ways() {
 /// as kernels do for peers on the same machine; the receiving one must see it.
 #[test]
 fn what_a_peer_on_the_same_machine_left_undone_is_recognised() {
-    for plan in all_plans() {
+    for plan in all_plans_by_both() {
         let underlay = Offloads::CHECKSUM.with(Offloads::TUNNEL_CHECKSUM);
         // The pods' kernels leave nothing to be cut, whose checksums would be finished.
         let tap = TapOptions {
@@ -154,10 +159,11 @@ fn what_a_peer_on_the_same_machine_left_undone_is_recognised() {
     }
 }
 
-/// Super-frames of the pods' kernels are cut before they leave.
+/// Super-frames of the pods' kernels are cut before they leave, or by the kernel when it
+/// is given a TAP's ones with VXLAN: a veth carries them whole.
 #[test]
 fn super_frames_of_pods_are_cut_at_the_underlay() {
-    for plan in all_plans() {
+    for plan in all_plans_by_both() {
         let offloads = TapOffloads::TCP;
         let tap = TapOptions { offloads };
         let site = Site::new(Plan { tap, ..plan });
@@ -170,7 +176,10 @@ fn super_frames_of_pods_are_cut_at_the_underlay() {
         }
         let all = capture.fields(&[], "tcp", &["frame.len"]);
         let largest = all.iter().map(|fields| fields[0].parse::<u32>().unwrap());
-        assert_eq!(largest.max(), Some(1514), "{plan:?}");
+        match plan.wire && plan.encap == Encap::Vxlan {
+            true => assert!(largest.max() > Some(1514), "{plan:?}"),
+            false => assert_eq!(largest.max(), Some(1514), "{plan:?}"),
+        }
         // The core counts packets, not super-frames: 4 MiB of 1,380 to 1,448 octets.
         let sent = site
             .nodes
@@ -186,13 +195,14 @@ fn super_frames_of_pods_are_cut_at_the_underlay() {
 
 #[test]
 fn a_smaller_mtu_on_the_way_is_learned_and_told_to_the_pods() {
-    for (encap, addresses) in [Encap::Vxlan, Encap::Ipip].into_iter().flat_map(|encap| {
-        let v4 = ["10.77.1.2", "10.77.2.2"];
-        [(encap, v4), (encap, ["fd77:1::2", "fd77:2::2"])]
-    }) {
+    let plans = [Encap::Vxlan, Encap::Ipip].into_iter().flat_map(|encap| {
+        let v4 = Plan::new(encap, ["10.77.1.2", "10.77.2.2"]);
+        let v6 = Plan::new(encap, ["fd77:1::2", "fd77:2::2"]);
+        [v4, v6].into_iter()
+    });
+    for plan in plans.flat_map(|plan| [false, true].map(|wire| Plan { wire, ..plan })) {
         let [a, router, b] = [(); 3].map(|()| Namespace::new());
         routed(&a, &router, &b, 1380);
-        let plan = Plan::new(encap, addresses);
         let tap = TapOptions {
             offloads: TapOffloads::TCP,
         };
@@ -201,7 +211,7 @@ fn a_smaller_mtu_on_the_way_is_learned_and_told_to_the_pods() {
             site.tcp(0, second, 1 << 18);
         }
         let too_big = site.nodes[0].counter(Counter::Drop(DropReason::TooBig));
-        assert!(too_big > 0, "{encap} {addresses:?}");
+        assert!(too_big > 0, "{plan:?}");
         drop(router);
     }
 }
@@ -269,7 +279,7 @@ fn outer_headers_are_right() {
             ..plan
         })
     };
-    for plan in all_plans().flat_map(both) {
+    for plan in all_plans_by_both().flat_map(both) {
         let site = Site::new(plan);
         site.switch_offloads_off();
         let capture = Capture::start(&site.spaces[0], "u0");

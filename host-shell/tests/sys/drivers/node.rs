@@ -10,9 +10,10 @@ use culvert_core::channel::*;
 use culvert_core::offload::Accepts;
 use culvert_core::*;
 use culvert_host::dataplane::{
-    Driver, ShellCounter, TapPort, Underlay, UnderlayOptions, Worker, WorkerEnded,
+    Driver, ShellCounter, TapPort, Underlay, UnderlayOptions, WirePort, Worker, WorkerEnded,
 };
-use culvert_host::sys::tap::{Tap, TapOptions};
+use culvert_host::netlink::{Netlink, filter_from_tap, filters_to_tap};
+use culvert_host::sys::tap::{Tap, TapOffloads, TapOptions};
 
 use crate::lab::Namespace;
 
@@ -34,6 +35,8 @@ pub(super) struct Plan {
     pub(super) underlay: Offloads,
     /// What the pods leave undone.
     pub(super) tap: TapOptions,
+    /// The underlay is a TAP that is joined to the device, not sockets.
+    pub(super) wire: bool,
 }
 
 impl Plan {
@@ -45,6 +48,7 @@ impl Plan {
             may_fragment: false,
             underlay: Offloads::NONE,
             tap: TapOptions::default(),
+            wire: false,
         }
     }
 
@@ -85,7 +89,6 @@ impl Node {
             _ended: ended,
             runtime,
         };
-        node.program(plan, number);
         let options = UnderlayOptions {
             address: plan.address(number),
             udp_port: (plan.encap == Encap::Vxlan).then_some(UDP_PORT),
@@ -93,8 +96,15 @@ impl Node {
             zero_udp_checksum: plan.zero_udp_checksum,
             may_fragment: plan.may_fragment,
         };
-        let underlay = space.run(|| Underlay::bind(options)).unwrap();
-        node.attach(UNDERLAY, Driver::Underlay(Box::new(underlay)));
+        if plan.wire {
+            let port = join(options, space);
+            node.attach(UNDERLAY, Driver::Wire(Box::new(port)));
+        }
+        node.program(plan, number, space);
+        if !plan.wire {
+            let underlay = space.run(|| Underlay::bind(options)).unwrap();
+            node.attach(UNDERLAY, Driver::Underlay(Box::new(underlay)));
+        }
         node.attach_pod(plan, (number, 2), &node.pod, Accepts::ALL);
         node
     }
@@ -142,7 +152,7 @@ impl Node {
         assert!(attached.unwrap().is_none());
     }
 
-    fn program(&self, plan: Plan, number: usize) {
+    fn program(&self, plan: Plan, number: usize, space: &Namespace) {
         let hello = Request::Hello(Hello {
             version: PROTOCOL,
             epoch: 1,
@@ -150,15 +160,19 @@ impl Node {
         });
         assert!(matches!(self.ask(&hello), Response::Hello(_)));
         let other = 3 - number;
+        let (mac, kind) = match plan.wire {
+            true => wire(plan, number, space),
+            false => (MacAddr::ZERO, PortKind::Underlay),
+        };
         self.apply(
             Owner::Cluster,
             &[
                 Operation::UpsertPort(Port {
                     id: UNDERLAY,
                     mtu: 1500,
-                    mac: MacAddr::ZERO,
+                    mac,
                     offloads: plan.underlay,
-                    kind: PortKind::Underlay,
+                    kind,
                 }),
                 Operation::UpsertNetwork(network(&plan, number)),
                 Operation::UpsertPeer(peer(&plan, other)),
@@ -245,6 +259,61 @@ impl Node {
     }
 }
 
+/// A TAP that is joined to the device `u0` of the namespace.
+fn join(options: UnderlayOptions, space: &Namespace) -> WirePort {
+    let offloads = TapOffloads::TUNNEL;
+    let tap = space.run(|| Tap::create("wire", TapOptions { offloads }));
+    let tap = tap.unwrap();
+    let quiet = "/proc/sys/net/ipv6/conf/wire/disable_ipv6";
+    space.run(|| std::fs::write(quiet, "1").unwrap());
+    space.ip(&["link", "set", "wire", "up"]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let joining = async {
+        let netlink = Netlink::connect(Some(space.ns())).unwrap();
+        let [link, tap] = ["u0", "wire"].map(|name| netlink.link(name));
+        let (link, tap) = (link.await.unwrap(), tap.await.unwrap());
+        for (from, filters) in [
+            (&tap, vec![filter_from_tap(link.index)]),
+            (&link, filters_to_tap(&options, tap.index)),
+        ] {
+            netlink.add_clsact(from).await.unwrap();
+            for filter in filters {
+                netlink.add_filter(from, &filter).await.unwrap();
+            }
+        }
+    };
+    runtime.block_on(joining);
+    WirePort::new(tap).unwrap()
+}
+
+/// What the core is told of `u0`; a node of another subnet is behind the first address.
+fn wire(plan: Plan, number: usize, space: &Namespace) -> (MacAddr, PortKind) {
+    let own = plan.address(number);
+    let length = if own.is_ipv4() { 24 } else { 64 };
+    let subnet = |address: IpAddr| {
+        let net = ipnet::IpNet::new(address, length).unwrap();
+        net.hosts().next().unwrap()
+    };
+    let apart = subnet(own) != subnet(plan.address(3 - number));
+    let mac = space.link("u0")["address"].as_str().unwrap().to_owned();
+    let gateway = match subnet(own) {
+        // The first one of an IPv6 subnet is that of all routers.
+        IpAddr::V6(v6) => IpAddr::from(std::net::Ipv6Addr::from_bits(v6.to_bits() | 1)),
+        v4 => v4,
+    };
+    let kind = PortKind::Wire(Wire {
+        addresses: list(&[WireAddress {
+            address: own,
+            prefix_length: length,
+        }]),
+        gateways: if apart { list(&[gateway]) } else { list(&[]) },
+    });
+    (mac.parse().unwrap(), kind)
+}
+
 fn mac((number, last): (usize, u16)) -> String {
     format!("0a:58:0a:f4:0{number}:0{last}")
 }
@@ -279,7 +348,13 @@ fn network(plan: &Plan, number: usize) -> Network {
         node_addresses: list(&[]),
         prefixes: list(&[prefix("10.244.0.0/16"), prefix("fd00:244::/32")]),
         proxy: Proxy::LinkLocal,
-        options: NetworkOptions::NONE,
+        options: [
+            (plan.zero_udp_checksum, NetworkOptions::ZERO_UDP_CHECKSUM),
+            (plan.may_fragment, NetworkOptions::OUTER_MAY_FRAGMENT),
+        ]
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .fold(NetworkOptions::NONE, |all, (_, one)| all.with(one)),
         underlay: UNDERLAY,
     }
 }
