@@ -311,6 +311,9 @@ impl Offloads {
     pub const CHECKSUM: Offloads = Offloads(1);
     /// It finishes a partial checksum inside a tunnel.
     pub const TUNNEL_CHECKSUM: Offloads = Offloads(2);
+    /// A raw port finishes the checksum of a tunnel's own UDP, around a packet whose
+    /// checksum is finished.
+    pub const OUTER_CHECKSUM: Offloads = Offloads(4);
 
     /// Both sets' offloads.
     #[must_use]

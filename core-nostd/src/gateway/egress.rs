@@ -54,10 +54,11 @@ impl Gateway<'_> {
             Some(outer) => outer.dst,
             None => direct.ok_or(DropReason::OuterMissing)?,
         };
+        let offloads = port.offloads;
         let next_hop = port.next_hop(to).ok_or(DropReason::UnderlayNoRoute)?;
         let found = self.tables.neighbors.resolve(now, id, next_hop)?;
         if let Some(outer) = outer {
-            outer::emit(&outer, &mut self.state.ident, frame)?;
+            outer::emit(&outer, (&mut self.state.ident, offloads), frame)?;
             frame
                 .push_front::<{ ethernet::HEADER_LEN }>()
                 .ok_or(DropReason::NoHeadroom)?;

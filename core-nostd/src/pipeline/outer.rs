@@ -4,11 +4,14 @@
 use core::net::IpAddr;
 
 use super::{Context, Exit, Parsed, decap, deliver, local, parse};
-use crate::channel::{Encap, NetworkOptions};
+use crate::channel::{Encap, NetworkOptions, Offloads};
 use crate::tables::Tables;
 use crate::tables::entry::PortEntry;
 use crate::wire::{checksum, ethernet, icmpv4, icmpv6, ip, ipv4, ipv6, l4, nd, udp, vxlan};
 use crate::{Checksum, DropReason, Fate, Frame, Outer, OuterL4, Segmentation};
+
+/// Where a UDP header has its checksum, in bytes.
+const UDP_CHECKSUM: u16 = 6;
 
 /// What came in by a raw port.
 pub(super) enum Arrival<'t> {
@@ -189,21 +192,21 @@ fn echo<'t>(
 }
 
 /// Writes the outer IP header, and UDP where there is one, in front of a tunnel
-/// packet. `ident` counts the packets that may be fragmented.
+/// packet. `ident` counts the packets that may be fragmented. The port has `offloads`.
 ///
 /// The lengths are those of the whole frame, also of a super-frame. That one's UDP
 /// checksum, when it is to have one, is the sum of the pseudo-header: whoever cuts
 /// it writes lengths and checksums of the segments.
 pub(crate) fn emit(
     outer: &Outer,
-    ident: &mut u16,
+    (ident, offloads): (&mut u16, Offloads),
     frame: &mut Frame<'_>,
 ) -> Result<(), DropReason> {
     let label = flow_label(outer, frame);
     let protocol = match outer.l4 {
         OuterL4::Ip { protocol } => protocol,
         OuterL4::Udp { .. } => {
-            emit_udp(outer, frame)?;
+            emit_udp(outer, offloads, frame)?;
             ip::UDP
         }
     };
@@ -258,7 +261,7 @@ fn identification(df: bool, ident: &mut u16) -> u16 {
     }
 }
 
-fn emit_udp(outer: &Outer, frame: &mut Frame<'_>) -> Result<(), DropReason> {
+fn emit_udp(outer: &Outer, offloads: Offloads, frame: &mut Frame<'_>) -> Result<(), DropReason> {
     let OuterL4::Udp {
         src_port,
         dst_port,
@@ -283,7 +286,18 @@ fn emit_udp(outer: &Outer, frame: &mut Frame<'_>) -> Result<(), DropReason> {
         return Ok(());
     }
     let pseudo = checksum::pseudo_header(outer.src, outer.dst, ip::UDP, len);
+    // A device finishes one checksum.
+    let unfinished = matches!(frame.checksum, Checksum::Partial { .. });
+    let left = offloads.has(Offloads::OUTER_CHECKSUM) && !unfinished;
     let sum = match frame.segmentation {
+        Segmentation::None if left => {
+            // Counted from the UDP header, which the frame begins with now.
+            frame.checksum = Checksum::Partial {
+                start: 0,
+                offset: UDP_CHECKSUM,
+            };
+            checksum::fold(pseudo)
+        }
         Segmentation::None => checksum::finish(pseudo + sum(frame)?),
         _ => checksum::fold(pseudo),
     };

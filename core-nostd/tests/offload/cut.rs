@@ -1,6 +1,7 @@
 //! Cutting, against segments that etherparse built and smoltcp reads.
 
 use culvert_core::offload::{self, Layout, MAX_SEGMENTS, SegmentError, Segments};
+use culvert_core::wire::l4;
 use culvert_core::{Checksum, Frame, Segmentation};
 use proptest::prelude::*;
 
@@ -160,6 +161,39 @@ fn a_wrong_unfinished_checksum_stays_wrong() {
         let got = cut_bytes(&super_frame, flow.layout(), flow.partial(), flow.mark(1000)).unwrap();
         for (got, right) in got.iter().zip(flow.segments(&payload, 1000)) {
             assert_ne!(*got, right);
+        }
+    }
+}
+
+/// Whoever vouches for checksums need not have them summed up; and a cut can go on later.
+#[test]
+fn unfinished_segments_from_any_one_on_finish_to_the_right_ones() {
+    for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let flow = Flow::plain(v6, tcp);
+        let payload = bytes(1, 3001);
+        let whole = flow.unfinished(&payload);
+        let mut buffer = vec![0; Frame::HEADROOM + whole.len()];
+        let mut frame = frame(&mut buffer, &whole);
+        (frame.checksum, frame.segmentation) = (flow.partial(), flow.mark(1000));
+        let segments = Segments::new(&frame, flow.layout()).unwrap();
+        assert_eq!(segments.mark(), Checksum::None);
+        let segments = segments.unfinished();
+        assert_eq!(segments.mark(), flow.partial());
+        let right = flow.segments(&payload, 1000);
+        for skipped in 0..=right.len() {
+            let mut left = segments.clone();
+            left.skip(u16::try_from(skipped).unwrap());
+            assert_eq!(left.len(), right.len() - skipped);
+            for right in &right[skipped..] {
+                let mut got = vec![0; 2048];
+                let len = left.write_next(&mut got).unwrap();
+                got.truncate(len);
+                assert_ne!(got, *right);
+                let offset = u16::try_from(flow.checksum_offset()).unwrap();
+                l4::finish(&mut got[flow.transport()..], offset, !tcp).unwrap();
+                assert_eq!(got, *right);
+            }
+            assert_eq!(left.write_next(&mut [0; 2048]), None);
         }
     }
 }

@@ -261,6 +261,47 @@ fn the_outer_checksum_is_right_once_the_device_has_finished_the_inner_one() {
 }
 
 #[test]
+fn a_device_that_can_is_left_the_outer_checksum_of_a_finished_packet() {
+    for v6 in BOTH {
+        for unfinished_before in BOTH {
+            let setup = Setup::new(1, v6, Encap::Vxlan);
+            let offloads = Offloads::OUTER_CHECKSUM;
+            let sent = udp(false, 2, &[0x3c; 777]);
+            let sent = || match unfinished_before {
+                true => unfinished(sent.clone(), (6, 17)),
+                false => Input {
+                    bytes: sent.clone(),
+                    ..Input::default()
+                },
+            };
+            let mut finished = Vec::new();
+            on_known(setup, |gateway| {
+                let output = run(gateway, 1, POD, sent());
+                assert_eq!(output.checksum, Checksum::None);
+                finished = output.bytes;
+            });
+            on_known(Setup { offloads, ..setup }, |gateway| {
+                let output = run(gateway, 1, POD, sent());
+                let start = 14 + if v6 { 40 } else { 20 };
+                let partial = Checksum::Partial {
+                    start: start.try_into().unwrap(),
+                    offset: 6,
+                };
+                assert_eq!(output.checksum, partial);
+                let mut bytes = output.bytes;
+                assert_ne!(bytes, finished);
+                // What the device does.
+                let sum = etherparse::checksum::Sum16BitWords::new()
+                    .add_slice(&bytes[start..])
+                    .ones_complement();
+                bytes[start + 6..start + 8].copy_from_slice(&sum.to_ne_bytes());
+                assert_eq!(bytes, finished);
+            });
+        }
+    }
+}
+
+#[test]
 fn super_frames_get_the_headers_of_the_whole() {
     for v6 in BOTH {
         let offloads = Offloads::TUNNEL_CHECKSUM;

@@ -515,3 +515,31 @@ fn missing_files_are_named() {
         .to_string();
     assert!(error.contains("other.toml: cannot be read"), "{error}");
 }
+
+#[test]
+fn the_underlay_s_driver_is_chosen_by_itself_or_by_name() {
+    let section = |text: &str| load(&[OWN, "[underlay]\n", text].concat(), &good());
+    let plain = load(OWN, &good()).unwrap().underlay;
+    assert_eq!(plain.driver, UnderlayDriver::Auto);
+    assert_eq!(plain.device, "culvert-ul");
+    for (text, driver) in [
+        ("", UnderlayDriver::Auto),
+        ("driver = \"auto\"\n", UnderlayDriver::Auto),
+        ("driver = \"socket\"\n", UnderlayDriver::Socket),
+        ("driver = \"tap\"\n", UnderlayDriver::Tap),
+    ] {
+        assert_eq!(section(text).unwrap().underlay.driver, driver, "{text}");
+    }
+    let named = section("device = \"ul0\"\n").unwrap().underlay;
+    assert_eq!(named.device, "ul0");
+    for (text, said) in [
+        ("driver = \"xdp\"\n", "xdp"),
+        ("drive = \"tap\"\n", "drive"),
+        ("device = \"lo\"\n", "loopback"),
+        ("device = \"a/b\"\n", "underlay.device \"a/b\""),
+        ("device = \"culvert0\"\n", "the host's device too"),
+    ] {
+        let error = section(text).unwrap_err().to_string();
+        assert!(error.contains(said), "{text}: {error}");
+    }
+}

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::site::Site;
 use super::underlay;
+use super::wire::Reach;
 use crate::config::{self, Config, Node, Uplink};
 use crate::mac::Mac;
 use crate::state::Attachment;
@@ -73,7 +74,7 @@ fn underlay_port(site: &Site) -> Result<Operation, ClusterError> {
         (None, Some(reach)) => (reach.mac.into(), reach.port_kind()),
         (None, None) => (MacAddr::ZERO, PortKind::Underlay),
     };
-    let offloads = site.reach.as_ref().map(|reach| reach.offloads);
+    let offloads = site.reach.as_ref().map(|_| Reach::OFFLOADS);
     Ok(Operation::UpsertPort(Port {
         id: site.underlay_port(),
         mtu: mtu(site.underlay.link.mtu)?,

@@ -41,10 +41,13 @@ pub(super) struct Reach {
     /// where the gateway is asked for by that.
     addresses: Vec<IpNet>,
     gateway: Option<IpAddr>,
-    pub(super) offloads: Offloads,
 }
 
 impl Reach {
+    /// The device sums up the outer header's datagram. Where the packet inside is not
+    /// finished it would do the same all the same, so that is not left to it.
+    pub(super) const OFFLOADS: Offloads = Offloads::OUTER_CHECKSUM;
+
     /// The port as the core is told.
     pub(super) fn port_kind(&self) -> PortKind {
         let addresses = self.addresses.iter().map(|own| WireAddress {
@@ -75,9 +78,6 @@ pub(super) async fn open(
     config: &Config,
     (netlink, underlay): (&Netlink, &UnderlayLink),
 ) -> Result<(Tap, Reach), String> {
-    if config.cluster.network.uses(Encap::Direct) {
-        return Err("nodes that are reached without a tunnel are reached by the kernel".to_owned());
-    }
     let reach = reach(config, (netlink, underlay)).await?;
     Ok((make_tap(&config.underlay.device)?, reach))
 }
@@ -122,6 +122,9 @@ async fn reach(
     config: &Config,
     (netlink, underlay): (&Netlink, &UnderlayLink),
 ) -> Result<Reach, String> {
+    if config.cluster.network.uses(Encap::Direct) {
+        return Err("nodes without a tunnel are reached by the kernel".to_owned());
+    }
     let (link, address) = (&underlay.link, config.node.underlay);
     let name = &link.name;
     let is_device = |mac: &[u8; 6]| mac[0] & 1 == 0 && *mac != [0; 6];
@@ -168,16 +171,10 @@ async fn reach(
             None => return Err(format!("the router {router} is in no prefix of {name}")),
         }
     }
-    // Others would sum up the tunnel's own header, and take the rest for finished.
-    let offloads = match link.kind.as_deref() {
-        Some("veth") => Offloads::TUNNEL_CHECKSUM,
-        _ => Offloads::NONE,
-    };
     Ok(Reach {
         mac: Mac(mac),
         addresses,
         gateway,
-        offloads,
     })
 }
 
@@ -440,7 +437,7 @@ impl Daemon {
         let found = reach(config, (&self.netlink, link)).await;
         found.map(Some).map_err(|why| {
             StartError(format!(
-                "the underlay's TAP cannot reach all nodes: {why}; that takes a restart of culvertd"
+                "the underlay is a TAP, and that cannot be any more: {why}; that takes a restart of culvertd"
             ))
         })
     }

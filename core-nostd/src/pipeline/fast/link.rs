@@ -7,7 +7,7 @@ use super::super::deliver;
 use super::lane::{Lane, source_port};
 use super::plain::{PACKET, ethernet as ethernet_header, is_finished};
 use super::{Sent, Used};
-use crate::channel::{Encap, NetworkOptions};
+use crate::channel::{Encap, NetworkOptions, Offloads};
 use crate::tables::Tables;
 use crate::tables::entry::{PeerEntry, PortEntry};
 use crate::wire::{checksum, ethernet, ip, ipv4, udp, vxlan};
@@ -54,6 +54,10 @@ impl<'t> Link<'t> {
         let (network, port) = (lane.network, lane.underlay);
         // What may be fragmented is numbered.
         if network.options.has(NetworkOptions::OUTER_MAY_FRAGMENT) {
+            return None;
+        }
+        // Its sums need not be made.
+        if port.offloads.has(Offloads::OUTER_CHECKSUM) {
             return None;
         }
         let IpAddr::V4(src) = network.local.address() else {

@@ -261,3 +261,57 @@ fn layout(bytes: &[u8]) -> Option<(Layout, Option<VnetTunnel>)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::train::tests::packet;
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_told_where_a_tunnel_super_frame_has_its_headers() {
+        for (v6, upper) in [(false, 34u16), (true, 54)] {
+            // VXLAN, Ethernet, IPv4, TCP without options.
+            let mut bytes = packet(v6, 50_000, &[0; 8 + 14 + 20 + 20 + 3000]);
+            let start = upper + 8 + 8 + 14 + 20;
+            bytes[usize::from(start) + 12] = 5 << 4;
+            let len = bytes.len();
+            let mut frame = Frame::new(&mut bytes, 0, len).unwrap();
+            frame.checksum = Checksum::Partial { start, offset: 16 };
+            assert_eq!(header(&frame).unwrap().tunnel, None);
+            frame.segmentation = Segmentation::TcpV4 { size: 1400 };
+            let tunnel = |checksum| VnetTunnel {
+                over_v6: v6,
+                checksum,
+                outer_transport: upper,
+                inner_network: upper + 30,
+            };
+            let found = header(&frame).unwrap();
+            assert_eq!(found.tunnel, Some(tunnel(true)));
+            assert_eq!(found.frame.hdr_len, start + 20);
+            frame.bytes_mut()[usize::from(upper) + 6..][..2].fill(0);
+            assert_eq!(header(&frame).unwrap().tunnel, Some(tunnel(false)));
+            // The kernel finishes no checksum of such a frame that is finished.
+            frame.checksum = Checksum::Verified;
+            assert_eq!(header(&frame), None);
+        }
+    }
+
+    #[test]
+    fn ip_in_ip_is_cut_here() {
+        let mut bytes = packet(true, 50_000, &[0; 3000]);
+        bytes[20] = ip::IPV4;
+        let len = bytes.len();
+        let mut frame = Frame::new(&mut bytes, 0, len).unwrap();
+        frame.segmentation = Segmentation::TcpV4 { size: 1400 };
+        frame.checksum = Checksum::Partial {
+            start: 74,
+            offset: 16,
+        };
+        assert_eq!(header(&frame), None);
+        let expected = Layout {
+            inner: 54,
+            outer: Some(14),
+        };
+        assert_eq!(layout(frame.bytes()), Some((expected, None)));
+    }
+}

@@ -271,11 +271,11 @@ fn addresses(outer: &[u8], headers_len: usize) -> Option<(IpAddr, IpAddr)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A tunnel packet of `payload` bytes over IPv4 or IPv6, from this port.
-    fn packet(v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn packet(v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
         let len = u16::try_from(udp::HEADER_LEN + payload.len()).unwrap();
         let mut bytes = vec![2; 12];
         let (src, dst): (IpAddr, IpAddr) = match v6 {

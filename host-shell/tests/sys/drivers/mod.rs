@@ -135,7 +135,7 @@ fn tcp_goes_through_every_tunnel_both_ways() {
 /// as kernels do for peers on the same machine; the receiving one must see it.
 #[test]
 fn what_a_peer_on_the_same_machine_left_undone_is_recognised() {
-    for plan in all_plans_by_both() {
+    for plan in all_plans() {
         let underlay = Offloads::CHECKSUM.with(Offloads::TUNNEL_CHECKSUM);
         // The pods' kernels leave nothing to be cut, whose checksums would be finished.
         let tap = TapOptions {
