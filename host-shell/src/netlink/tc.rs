@@ -1,7 +1,5 @@
 //! Traffic control: filters at a device's ingress that hand frames to another device.
 
-use std::io;
-
 use futures_util::StreamExt;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -196,7 +194,7 @@ impl Netlink {
             {
                 return Err(NetlinkError::Refused {
                     doing: doing(),
-                    source: io::Error::from(error.to_io()),
+                    source: error.to_io(),
                 });
             }
         }
