@@ -126,6 +126,8 @@ pub(crate) struct State {
     ident: u16,
     /// See [`Gateway::set_fast_path`].
     by_stages: bool,
+    /// See [`Gateway::set_announcing`].
+    silent: bool,
     pub(crate) events: Events,
 }
 
@@ -348,6 +350,12 @@ impl Gateway<'_> {
     /// It changes no verdict and no byte; tests hold it against the stages with this.
     pub fn set_fast_path(&mut self, on: bool) {
         self.state.by_stages = !on;
+    }
+
+    /// Whether new addresses are announced, which they are unless told otherwise. Of
+    /// several cores with the same tables one is enough.
+    pub fn set_announcing(&mut self, on: bool) {
+        self.state.silent = !on;
     }
 
     /// The epoch that the shell has assigned; 0 since boot until then.

@@ -312,6 +312,9 @@ impl Gateway<'_> {
     /// a wire's those on its link, of a pod's the host, to which the gateway
     /// stands in for it.
     fn audience(&self, index: usize, entry: &PortEntry) -> Option<(PortId, MacAddr)> {
+        if self.state.silent {
+            return None; // Another core tells of them.
+        }
         if entry.role == PortRole::Wire {
             return Some((PortId(u16::try_from(index).ok()?), entry.mac));
         }

@@ -89,3 +89,18 @@ fn new_addresses_are_announced_once_and_one_at_a_time_where_spares_are_few() {
     );
     assert_eq!(gateway.counter(Counter::Originated), 5);
 }
+
+#[test]
+fn one_of_several_cores_announces_what_all_of_them_have() {
+    let setup = Setup::new(1, false, Encap::Vxlan);
+    for (announcing, expected) in [(true, 2), (false, 0)] {
+        let mut memory = Memory::new();
+        let mut gateway = memory.gateway();
+        gateway.set_announcing(announcing);
+        setup.program(&mut gateway, 2);
+        assert_eq!(tick(&mut gateway, 0).len(), expected);
+        // What was not announced is not kept for later.
+        gateway.set_announcing(true);
+        assert_eq!(tick(&mut gateway, 10), []);
+    }
+}
