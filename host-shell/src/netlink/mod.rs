@@ -4,6 +4,7 @@ mod address;
 mod changes;
 mod joint;
 mod link;
+mod qdisc;
 mod route;
 mod tc;
 

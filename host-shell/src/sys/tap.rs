@@ -3,6 +3,8 @@
 //! Every frame has a [`super::vnet::VirtioNetHeader`] before it, in both directions, or a
 //! [`TunnelNetHeader`] where tunnels' offloads were asked for.
 
+mod queues;
+
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,7 +58,8 @@ pub enum TapError {
         /// What it is.
         holder: Holder,
     },
-    /// Another open descriptor, of this or another process, holds the device.
+    /// Another open descriptor, of this or another process, holds the device. Of one
+    /// with several queues the kernel does not tell.
     #[error(
         "cannot attach to the TAP device \"{name}\": another process or descriptor has it open"
     )]
@@ -163,7 +166,7 @@ impl Default for TapOptions {
     }
 }
 
-/// An open TAP device: non-blocking, closed on exec, one queue.
+/// An open TAP device, or one queue of it: non-blocking, closed on exec.
 ///
 /// Dropping it deletes the interface unless it is persistent
 /// ([`Tap::set_persist`]). Closing can take milliseconds: do it on a thread that
@@ -250,9 +253,13 @@ impl Tap {
     /// [`TapError::NameTaken`] when any interface of that name exists, be it a TAP
     /// device or not; see [`TapError`] for the others.
     pub fn create(name: &str, options: TapOptions) -> Result<Self, TapError> {
+        Self::create_as(name, options, 0)
+    }
+
+    fn create_as(name: &str, options: TapOptions, flags: libc::c_int) -> Result<Self, TapError> {
         let fd = open_control()?;
         // IFF_TUN_EXCL: without it an existing device would be attached to.
-        match set_interface(&fd, name, libc::IFF_TUN_EXCL)? {
+        match set_interface(&fd, name, libc::IFF_TUN_EXCL | flags)? {
             Ok(()) => {}
             Err(Errno::EBUSY | Errno::EEXIST) => {
                 return Err(TapError::NameTaken {
@@ -271,7 +278,7 @@ impl Tap {
     }
 
     /// Attaches to the persistent TAP device `name` in the calling thread's
-    /// network namespace.
+    /// network namespace; of one with several queues, to one queue.
     ///
     /// # Errors
     /// [`TapError::NotFound`], [`TapError::NotATap`] or [`TapError::InUse`]; no
@@ -290,7 +297,12 @@ impl Tap {
             }
         }
         let fd = open_control()?;
-        match set_interface(&fd, name, 0)? {
+        let attached = match set_interface(&fd, name, 0)? {
+            // The kernel wants to be told that the device has several queues.
+            Err(Errno::EINVAL) => set_interface(&fd, name, libc::IFF_MULTI_QUEUE)?,
+            attached => attached,
+        };
+        match attached {
             Ok(()) => {}
             Err(Errno::EBUSY) => return Err(TapError::InUse { name: name_owned() }),
             Err(errno) => return Err(setup_error(name, "attach to the queue", errno)),

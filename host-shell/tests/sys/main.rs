@@ -12,3 +12,4 @@ mod raw;
 mod socket;
 mod tap;
 mod whois;
+mod workers;

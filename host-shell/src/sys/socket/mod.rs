@@ -11,6 +11,7 @@
 //! protocol, such as a kernel's own tunnel devices, get a copy of each.
 
 mod errors;
+mod filter;
 mod message;
 mod pool;
 mod wire;
@@ -123,6 +124,9 @@ pub struct SocketOptions {
     /// UDP datagrams of one flow may be received joined, where the kernel can do so
     /// (`UDP_GRO`, Linux 5.0).
     pub join: bool,
+    /// The port is shared with the sockets that [`Socket::share_port`] was called for
+    /// and others with this option: each flow has its datagrams at one of them.
+    pub shares_port: bool,
 }
 
 impl Default for SocketOptions {
@@ -135,6 +139,7 @@ impl Default for SocketOptions {
             zero_udp_checksum: false,
             may_fragment: false,
             join: false,
+            shares_port: false,
         }
     }
 }
@@ -233,6 +238,12 @@ impl Socket {
         self.local
     }
 
+    /// Whether its packets are IPv6 packets in another one.
+    fn has_inner_v6(&self) -> bool {
+        let protocol = libc::IPPROTO_IPV6;
+        matches!(self.kind, SocketKind::Ip { protocol: own } if libc::c_int::from(own) == protocol)
+    }
+
     /// Whether what is received begins with the outer IP header.
     fn has_outer_header(&self) -> bool {
         self.kind != SocketKind::Udp && self.local.is_ipv4()
@@ -282,6 +293,16 @@ impl Socket {
         message::send(self, batch, datagrams, errors)
     }
 
+    /// Lets sockets with [`SocketOptions::shares_port`] be bound to this one's address
+    /// and port from now on. Until then nobody shared it: whoever binds first and
+    /// calls this has found the port free.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn share_port(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.fd, sockopt::ReusePort, &true)?)
+    }
+
     /// Moves what is in the socket's error queue to `errors`, and gives how many
     /// errors there were, those that did not fit included.
     ///
@@ -291,38 +312,6 @@ impl Socket {
     /// What the kernel says, such as `ENOMEM`.
     pub fn drain_errors(&self, errors: &mut PeerErrors) -> io::Result<usize> {
         errors::drain(self, errors)
-    }
-
-    /// Makes the socket drop whatever arrives, so that strangers cannot fill its
-    /// receive buffer. Errors of peers still arrive.
-    fn refuse_datagrams(&self) -> io::Result<()> {
-        // One classic BPF instruction: return 0, keep nothing of the datagram.
-        let mut program = [libc::sock_filter {
-            code: 0x06,
-            jt: 0,
-            jf: 0,
-            k: 0,
-        }];
-        let filter = libc::sock_fprog {
-            len: 1,
-            filter: program.as_mut_ptr(),
-        };
-        let size = socklen(size_of::<libc::sock_fprog>());
-        // SAFETY: the pointers are to a live filter of one instruction, which the kernel copies.
-        let result = unsafe {
-            libc::setsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_ATTACH_FILTER,
-                (&raw const filter).cast(),
-                size,
-            )
-        };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
     }
 }
 
@@ -395,6 +384,8 @@ const V4_MAY_FRAGMENT: IntOption = (
     libc::IP_PMTUDISC_INTERFACE,
 );
 
+const SHARED_PORT: IntOption = ("SO_REUSEPORT", libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
+
 /// Raw sockets have only ever one IP version.
 const V6_ONLY: IntOption = ("IPV6_V6ONLY", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1);
 
@@ -453,6 +444,8 @@ fn set_options(
     let may_fragment = options.may_fragment && address.is_ipv4();
     let may_fragment = may_fragment.then_some(&V4_MAY_FRAGMENT);
     let further = v6_only.into_iter().chain(zero_checksum).chain(may_fragment);
+    let shares_port = options.shares_port.then_some(&SHARED_PORT);
+    let further = further.chain(shares_port);
     for &(option, level, name, value) in common.iter().chain(further) {
         set_int(fd, level, name, value).map_err(|source| (option, source))?;
     }
