@@ -25,7 +25,7 @@ pub use client::{Client, ClientError};
 pub use server::{BindError, Handler, Listener, bind, serve};
 pub use types::{
     Appliance, Counter, Endpoint, Event, EventKind, Events, Health, Nic, Peer, Pool, Reloaded,
-    Route, Status, TableUse, Underlay,
+    Route, Status, TableUse, Underlay, Worker,
 };
 
 use crate::cni::{CniError, Environment};

@@ -44,6 +44,20 @@ pub struct Status {
     /// In offload mode what forwards.
     #[serde(default)]
     pub appliance: Option<Appliance>,
+    /// In host mode the threads that forward.
+    #[serde(default)]
+    pub workers: Vec<Worker>,
+}
+
+/// A thread that forwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number, from 0.
+    pub number: u32,
+    /// The processor that it was told to run on; `None` where the kernel chooses.
+    pub cpu: Option<u32>,
+    /// Packets that it has taken in.
+    pub packets: u64,
 }
 
 fn host_mode() -> String {

@@ -9,6 +9,7 @@ mod management;
 mod network;
 mod offload;
 mod underlay;
+mod workers;
 
 use std::fs;
 use std::io;
@@ -24,7 +25,9 @@ pub use offload::{ChannelAddress, Offload, PortDevice, Uplink};
 pub use underlay::{UnderlayConfig, UnderlayDriver};
 
 use crate::cni::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, ifname_problem};
+use crate::dataplane::Plan;
 use offload::RawOffload;
+use workers::RawWorkers;
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes and ends in a NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -76,6 +79,8 @@ pub struct Config {
     pub device: Option<String>,
     /// How tunnel packets get to the wire where this node forwards itself.
     pub underlay: UnderlayConfig,
+    /// The threads that forward; of no meaning in offload mode.
+    pub workers: Plan,
     /// The appliance that forwards; `None` where this node does so itself.
     pub offload: Option<Offload>,
     /// This node's entry in the cluster file.
@@ -99,6 +104,7 @@ struct File {
     mode: DataPlane,
     host: Option<Host>,
     underlay: Option<UnderlayConfig>,
+    workers: Option<RawWorkers>,
     offload: Option<RawOffload>,
 }
 
@@ -152,6 +158,8 @@ impl Config {
             })?;
         let run_dir = absolute.join(&file.run_dir);
         let mut problems = file.problems(&run_dir);
+        let workers = file.workers.take().unwrap_or_default();
+        let workers = workers.check(&mut problems);
         let offload = file.offload.take();
         let offload = offload.map(|raw| raw.check(&absolute, &mut problems));
         refuse(path, problems)?;
@@ -179,6 +187,7 @@ impl Config {
                 Some(offload) => offload.host.as_ref().map(|host| host.name.clone()),
                 None => Some(file.host.map_or_else(default_device, |host| host.device)),
             },
+            workers,
             offload,
             cluster,
         })
@@ -249,6 +258,9 @@ impl File {
             }
             (DataPlane::Offload, None, _) => {
                 "mode is \"offload\", which needs a section [offload] that tells of the appliance"
+            }
+            (DataPlane::Offload, ..) if self.workers.is_some() => {
+                "[workers] is for mode = \"host\"; in offload mode the appliance forwards"
             }
             (DataPlane::Offload, _, Some(_)) => {
                 "[host] is for mode = \"host\"; in offload mode the node's own device is offload.host"

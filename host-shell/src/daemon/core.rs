@@ -3,6 +3,7 @@
 mod tables;
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
@@ -16,7 +17,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{Mutex, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::link::{Link, Stream};
+use super::link::Stream;
+use super::replicas::Replicas;
 
 /// How long a core in this process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,6 +83,9 @@ pub(crate) enum CoreError {
     /// The answer is of another kind than the question.
     #[error("the packet core answered something else than was asked")]
     Confused,
+    /// The workers do not have the same tables any more, which is a fault of the program.
+    #[error("the workers' tables differ, and packets would be forwarded by either: {0}")]
+    Diverged(String),
 }
 
 impl CoreError {
@@ -124,13 +129,14 @@ pub(super) enum ChannelState {
 /// Whom [`Core`] speaks to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    /// A worker of this process, which is there or nothing is.
-    Worker,
+    /// The workers of this process, which are there or nothing is.
+    Workers,
     /// An appliance, which comes and goes, by this channel.
     Appliance(String),
 }
 
-/// The core, reached through its channel. Requests are answered one at a time.
+/// The core, reached through its channel; where there are several workers, the core of
+/// each. Requests are answered one at a time.
 pub(super) struct Core {
     shared: Arc<Shared>,
     /// Whether it speaks while the core is being told its tables.
@@ -141,7 +147,11 @@ struct Shared {
     kind: Kind,
     /// Offered at Hello.
     epoch: u64,
-    link: Mutex<Link>,
+    replicas: Mutex<Replicas>,
+    /// How many cores there are.
+    count: usize,
+    /// How the cores have come to differ.
+    diverged: StdMutex<Option<String>>,
     /// The last transaction's number.
     transaction: AtomicU64,
     state: StdMutex<(ChannelState, u64)>,
@@ -154,12 +164,14 @@ struct Shared {
 }
 
 impl Core {
-    fn new(kind: Kind, epoch: u64, state: ChannelState) -> Core {
+    fn new(kind: Kind, epoch: u64, state: ChannelState, replicas: Replicas) -> Core {
         Core {
             shared: Arc::new(Shared {
                 kind,
                 epoch,
-                link: Mutex::new(Link::new()),
+                count: replicas.count(),
+                replicas: Mutex::new(replicas),
+                diverged: StdMutex::default(),
                 // Anywhere, as ids do: another daemon's had other numbers.
                 transaction: AtomicU64::new(RandomState::new().hash_one(0) >> 33),
                 state: StdMutex::new((state, 0)),
@@ -171,14 +183,20 @@ impl Core {
         }
     }
 
-    /// Says Hello on a fresh channel to a worker, offering `epoch`.
+    /// Says Hello on the fresh channels to all workers, offering `epoch`.
     ///
     /// # Errors
     /// [`CoreError`]; above all when the protocol versions do not match.
-    pub(super) async fn of_worker(stream: StdStream, epoch: u64) -> Result<Core, CoreError> {
-        let core = Core::new(Kind::Worker, epoch, ChannelState::Connected);
-        let stream = UnixStream::from_std(stream)?;
-        core.shared.link.lock().await.attach(Box::new(stream));
+    pub(super) async fn of_workers(
+        channels: Vec<StdStream>,
+        epoch: u64,
+    ) -> Result<Core, CoreError> {
+        let mut streams: Vec<Box<dyn Stream>> = Vec::new();
+        for channel in channels {
+            streams.push(Box::new(UnixStream::from_std(channel)?));
+        }
+        let replicas = Replicas::of(streams);
+        let core = Core::new(Kind::Workers, epoch, ChannelState::Connected, replicas);
         let welcome = core.say_hello().await?;
         core.state().1 = welcome.epoch;
         Ok(core)
@@ -190,7 +208,7 @@ impl Core {
             since: Instant::now(),
             why: "the channel to the appliance was not opened yet".to_owned(),
         };
-        Core::new(Kind::Appliance(channel), epoch, down)
+        Core::new(Kind::Appliance(channel), epoch, down, Replicas::one())
     }
 
     /// Goes on by another stream: says Hello, and keeps all others out until
@@ -202,7 +220,7 @@ impl Core {
         &self,
         stream: Box<dyn Stream>,
     ) -> Result<(Welcome, Core), CoreError> {
-        self.shared.link.lock().await.attach(stream);
+        self.shared.replicas.lock().await.attach(stream);
         let replayer = Core {
             shared: Arc::clone(&self.shared),
             replays: true,
@@ -228,12 +246,12 @@ impl Core {
 
     /// Lets go of a stream that is of no use any more: a serial line has one owner.
     pub(super) async fn let_go(&self) {
-        self.shared.link.lock().await.detach();
+        self.shared.replicas.lock().await.detach();
     }
 
     /// Gives the channel up until the next [`Core::reconnect`], and says why.
     pub(super) async fn close(&self, why: String) {
-        self.shared.link.lock().await.detach();
+        self.shared.replicas.lock().await.detach();
         self.set_down(why);
     }
 
@@ -259,6 +277,9 @@ impl Core {
     /// # Errors
     /// [`CoreError::Down`], which says why not.
     pub(super) fn ready(&self) -> Result<(), CoreError> {
+        if let Some(how) = self.divergence().clone() {
+            return Err(CoreError::Diverged(how));
+        }
         let age = |since: &Instant| since.elapsed().as_secs();
         match &self.state().0 {
             ChannelState::Connected => Ok(()),
@@ -322,7 +343,7 @@ impl Core {
 
     fn patience(&self) -> Duration {
         match self.shared.kind {
-            Kind::Worker => PATIENCE,
+            Kind::Workers => PATIENCE,
             Kind::Appliance(_) => PATIENCE_WITH_APPLIANCE,
         }
     }
@@ -366,7 +387,7 @@ impl Core {
         // Whoever tells an appliance its tables has the conversation all the while.
         self.ready()?;
         let patience = match self.shared.kind {
-            Kind::Worker => PATIENCE,
+            Kind::Workers => PATIENCE,
             Kind::Appliance(_) => PATIENCE_FOR_HELLO,
         };
         let alone = timeout(patience, self.shared.conversation.lock()).await;
@@ -411,135 +432,107 @@ impl Core {
         }
     }
 
-    /// Asks when it is this question's turn; waiting for that is a part of the patience.
+    /// Asks for one answer of all cores together.
     async fn ask(&self, request: Request) -> Result<Response, CoreError> {
+        let answers = self.exchange(Question::Together(Box::new(request))).await?;
+        answers.into_iter().next().ok_or(CoreError::Confused)
+    }
+
+    /// Asks each core something of its own; returns their answers in their order.
+    async fn ask_each(&self, requests: Vec<Request>) -> Result<Vec<Response>, CoreError> {
+        self.exchange(Question::Each(requests)).await
+    }
+
+    async fn exchange(&self, question: Question) -> Result<Vec<Response>, CoreError> {
+        if self.shared.count == 1 {
+            return self.exchange_now(question).await;
+        }
+        // Who asks may give up at any point, and what one core was told all must be.
+        let core = Core {
+            shared: Arc::clone(&self.shared),
+            replays: self.replays,
+        };
+        let exchange = tokio::spawn(async move { core.exchange_now(question).await });
+        exchange
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error).into()))
+    }
+
+    /// Asks when it is this question's turn; waiting for that is a part of the patience.
+    async fn exchange_now(&self, question: Question) -> Result<Vec<Response>, CoreError> {
         self.ready()?;
-        let patience = match (&request, &self.shared.kind) {
+        let patience = match (&question, &self.shared.kind) {
             // Nobody waits for it, and a stream that brings no answer is tried again.
-            (Request::Hello(_), Kind::Appliance(_)) => PATIENCE_FOR_HELLO,
+            (Question::Together(request), Kind::Appliance(_))
+                if matches!(**request, Request::Hello(_)) =>
+            {
+                PATIENCE_FOR_HELLO
+            }
             _ => self.patience(),
         };
         let deadline = Instant::now() + patience;
         let silent = |_| self.named(CoreError::Silent(patience));
-        let link = timeout_at(deadline, self.shared.link.lock()).await;
-        let mut link = link.map_err(silent)?;
+        let replicas = timeout_at(deadline, self.shared.replicas.lock()).await;
+        let mut replicas = replicas.map_err(silent)?;
         // It may have broken meanwhile.
         self.ready()?;
-        let answer = link.ask(&request, (deadline, patience)).await;
-        let error = match answer {
-            Ok(answer) if self.is_appliance() && self.has_restarted(&answer) => {
+        let wait = (deadline, patience);
+        let answers = match &question {
+            Question::Together(request) => replicas.ask(request, wait).await.map(|one| vec![one]),
+            Question::Each(requests) => replicas.ask_each(requests, wait).await,
+        };
+        let error = match answers {
+            Ok(answers) if self.is_appliance() && answers.iter().any(|a| self.has_restarted(a)) => {
                 CoreError::Restarted
             }
-            Ok(answer) => return Ok(answer),
+            Ok(answers) => return Ok(answers),
             Err(CoreError::Refused(Error::NoEpoch)) => CoreError::Restarted,
             Err(error) => self.named(error),
         };
         if error.breaks() && self.is_appliance() {
             // What still comes of it is an answer to nothing.
-            link.detach();
+            replicas.detach();
             // Before whoever waits for the link has it.
             self.set_down(error.to_string());
         }
+        if let CoreError::Diverged(how) = &error {
+            *self.divergence() = Some(how.clone());
+            self.shared.broken.notify_waiters();
+        }
         Err(error)
     }
+
+    /// Resolves when the workers' tables have come to differ, with the reason.
+    pub(super) async fn diverged(&self) -> String {
+        loop {
+            let broken = self.shared.broken.notified();
+            if let Some(how) = self.divergence().clone() {
+                return how;
+            }
+            broken.await;
+        }
+    }
+
+    fn divergence(&self) -> StdGuard<'_, Option<String>> {
+        let diverged = self.shared.diverged.lock();
+        diverged.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many cores there are: one in each worker.
+    pub(super) fn count(&self) -> usize {
+        self.shared.count
+    }
+}
+
+/// What is asked.
+enum Question {
+    /// All cores, for one answer.
+    Together(Box<Request>),
+    /// Each core, in their order.
+    Each(Vec<Request>),
 }
 
 #[cfg(test)]
-mod tests {
-    use culvert_core::channel::{Operation, Owner};
-
-    use super::super::pod::core_error;
-    use super::*;
-    use crate::cni::code;
-
-    #[tokio::test]
-    async fn a_lost_connection_names_the_appliance_and_what_comes_next() {
-        let channel = "unix:/run/console.sock".to_owned();
-        let core = Core::of_appliance(1, channel);
-        let (near, far) = UnixStream::pair().unwrap();
-        drop(far);
-        let Err(error) = core.reconnect(Box::new(near)).await else {
-            panic!("nobody has answered");
-        };
-        assert!(matches!(error, CoreError::Lost { .. }), "{error:?}");
-        assert!(error.is_absence());
-        let told = core_error(error);
-        assert_eq!(told.code, code::TRY_AGAIN);
-        let said = "the appliance at unix:/run/console.sock: connection lost (broken pipe)";
-        assert_eq!(told.msg, said);
-        assert!(told.details.contains("within a second"), "{told}");
-        // Who comes now learns it too.
-        let error = core.board(Board::Health).await.unwrap_err().to_string();
-        assert!(error.contains(said), "{error}");
-    }
-
-    /// Answers as an appliance does that loses its tables before the third question.
-    fn restarting(far: StdStream) -> std::thread::JoinHandle<()> {
-        use culvert_core::channel::{FrameDecoder, MAX_FRAME, serve};
-        use std::io::{Read, Write};
-
-        std::thread::spawn(move || {
-            let mut far = far;
-            let mut lives: [_; 2] = std::array::from_fn(|_| Box::new(culvert_core::Tiny::new()));
-            let mut decoder = FrameDecoder::new();
-            let (mut asked, mut bytes, mut out) = (0, [0; 4096], vec![0; MAX_FRAME]);
-            while let Ok(len @ 1..) = far.read(&mut bytes) {
-                let mut answers = Vec::new();
-                decoder.feed(&bytes[..len], |event| {
-                    asked += 1;
-                    let mut gateway = lives[usize::from(asked > 2)].gateway();
-                    let len = serve(&mut gateway, &event, &mut out);
-                    answers.extend_from_slice(&out[..len]);
-                });
-                if far.write_all(&answers).is_err() {
-                    return;
-                }
-            }
-        })
-    }
-
-    #[tokio::test]
-    async fn a_restart_that_another_hello_notices_is_one() {
-        let core = Core::of_appliance(7, "unix:/run/console.sock".to_owned());
-        let (near, far) = StdStream::pair().unwrap();
-        near.set_nonblocking(true).unwrap();
-        let appliance = restarting(far);
-        let near = UnixStream::from_std(near).unwrap();
-        let (welcome, _) = core.reconnect(Box::new(near)).await.unwrap();
-        core.open();
-        assert_eq!((welcome.previous_epoch, core.epoch()), (0, 7));
-        assert_eq!(core.welcome().await.unwrap().previous_epoch, 7);
-        let port = Operation::RemovePort(culvert_core::PortId(1));
-        let operations = [port];
-        // Whoever asks behind that Hello learns it as well, and is not refused something.
-        let (noticed, change) =
-            tokio::join!(core.welcome(), core.apply(Owner::Attachment, &operations));
-        let noticed = noticed.unwrap_err();
-        assert!(matches!(noticed, CoreError::Restarted), "{noticed:?}");
-        let told = core_error(change.unwrap_err());
-        assert_eq!(told.code, code::TRY_AGAIN);
-        assert!(told.msg.contains("restarted"), "{told}");
-        // The channel is opened anew, and then it is another life than before.
-        core.broken().await;
-        assert_ne!(core.epoch(), 7);
-        appliance.join().unwrap();
-    }
-
-    #[tokio::test]
-    async fn who_asks_how_things_are_does_not_wait_for_a_replay() {
-        let core = Core::of_appliance(1, "unix:/run/console.sock".to_owned());
-        let _replay = core.shared.conversation.lock().await;
-        *core.state() = (ChannelState::Replaying(Instant::now()), 1);
-        let began = Instant::now();
-        let error = core.welcome().await.unwrap_err();
-        assert!(matches!(error, CoreError::Down(_)), "{error:?}");
-        assert!(began.elapsed() < Duration::from_secs(1));
-        // A long sync later on is no broken channel.
-        core.open();
-        let error = core.welcome().await.unwrap_err();
-        assert!(matches!(error, CoreError::Busy(_)), "{error:?}");
-        assert!(began.elapsed() < Duration::from_secs(4));
-        assert!(core.or_later::<()>(Err(error)).is_err());
-        assert!(matches!(core.channel_state(), ChannelState::Connected));
-    }
-}
+mod replica_tests;
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,12 @@
 //! What happened in the core: read from its channel, kept for `culvert events`, and
 //! written to the log as far as that is of use.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use culvert_core::channel::{self, PATH_MTU_LIFETIME};
+use culvert_core::channel::{self, MAX_OPERATIONS, Operation, Owner, PATH_MTU_LIFETIME};
 use culvert_core::{PeerId, PortId};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -16,6 +16,8 @@ use crate::api::{Event, EventKind, Events};
 
 /// How often the core is asked.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How often it is asked where one worker has to learn of it what another one knows.
+const PERIOD_OF_SEVERAL: Duration = Duration::from_millis(100);
 /// Events kept.
 const KEPT: usize = 1000;
 /// Lines in the log in each [`LOG_WINDOW`], of drops and, apart from them, of the rest.
@@ -32,8 +34,8 @@ pub(super) struct EventLog {
 struct Inner {
     /// The number of the last one.
     last: u64,
-    /// The last one of the core's earlier lives; its own numbers begin at 1 in each.
-    before: u64,
+    /// The last one of each core, by its own numbers, which begin at 1 in each of its lives.
+    cursors: Vec<u64>,
     kept: VecDeque<Event>,
     /// What the core learned of the ways to other nodes, and when.
     path_mtus: HashMap<u16, (u16, Instant)>,
@@ -99,17 +101,27 @@ impl EventLog {
         inner.path_mtus.retain(|peer, _| !gone(PeerId(*peer)));
     }
 
-    /// The number in the core's present life of the last event.
-    fn cursor(&self) -> u64 {
-        let inner = self.inner();
-        inner.last.saturating_sub(inner.before)
+    /// The number in each core's present life of its last event.
+    fn cursors(&self) -> Vec<u64> {
+        self.inner().cursors.clone()
+    }
+
+    /// The number of an event that a core has as `sequence`. Those that the core no
+    /// longer kept have theirs, too.
+    fn number(&self, core: usize, sequence: u64) -> u64 {
+        let mut inner = self.inner();
+        let lacking = (core + 1).saturating_sub(inner.cursors.len());
+        inner.cursors.extend(std::iter::repeat_n(0, lacking));
+        let before = std::mem::replace(&mut inner.cursors[core], sequence);
+        // A core that has begun anew unnoticed begins with small ones.
+        inner.last + sequence.saturating_sub(before).max(1)
     }
 
     /// Goes on with the first event of another life of the core, which knows nothing of
     /// the ways to other nodes.
     pub(super) fn restarted(&self) {
         let mut inner = self.inner();
-        inner.before = inner.last;
+        inner.cursors.clear();
         inner.path_mtus.clear();
     }
 
@@ -128,6 +140,21 @@ impl EventLog {
         }
         inner.kept.push_back(event);
     }
+}
+
+/// The events of all cores, each with its core's number, in the order of their times;
+/// those of one core stay in theirs.
+fn in_order(cores: Vec<Vec<channel::Event>>) -> Vec<(usize, channel::Event)> {
+    let mut all = Vec::new();
+    for (core, events) in cores.into_iter().enumerate() {
+        let mut latest = 0;
+        for event in events {
+            latest = event.micros.max(latest);
+            all.push((latest, (core, event)));
+        }
+    }
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, event)| event).collect()
 }
 
 fn log(event: &Event, left_out: u64) {
@@ -160,20 +187,52 @@ fn log(event: &Event, left_out: u64) {
 impl Daemon {
     /// Asks the core for its events until the future is dropped.
     pub(super) async fn watch_events(&self) -> Infallible {
-        let mut turn = interval(PERIOD);
+        let several = self.core.count() > 1;
+        let mut turn = interval(if several { PERIOD_OF_SEVERAL } else { PERIOD });
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             turn.tick().await;
-            match self.core.events(self.events.cursor()).await {
-                Ok((events, _)) if events.is_empty() => {}
-                Ok((events, _)) => self.take_events(events).await,
+            match self.core.events(&self.events.cursors()).await {
+                Ok(events) => {
+                    let events = in_order(events);
+                    if several {
+                        self.spread(&events).await;
+                    }
+                    if !events.is_empty() {
+                        self.take_events(events).await;
+                    }
+                }
                 // That the core is gone is noticed elsewhere.
                 Err(error) => tracing::debug!("no events: {error}"),
             }
         }
     }
 
-    async fn take_events(&self, events: Vec<channel::Event>) {
+    /// Tells all cores what one of them has learned of ways to other nodes.
+    async fn spread(&self, events: &[(usize, channel::Event)]) {
+        let learned = events.iter().filter_map(|(_, event)| match event.kind {
+            channel::EventKind::PathMtu { peer, mtu } => Some((peer, mtu)),
+            _ => None,
+        });
+        // Of what came later a core may have learned less before.
+        let mut least: BTreeMap<PeerId, u16> = BTreeMap::new();
+        for (peer, mtu) in learned {
+            let known = least.entry(peer).or_insert(mtu);
+            *known = mtu.min(*known);
+        }
+        let all = least.into_iter();
+        let all: Vec<Operation> = all
+            .map(|(peer, mtu)| Operation::SetPathMtu { peer, mtu })
+            .collect();
+        for operations in all.chunks(MAX_OPERATIONS) {
+            let told = self.core.apply(Owner::Cluster, operations).await;
+            if let Err(error) = told {
+                tracing::warn!("what one worker learned of path MTUs is not told to all: {error}");
+            }
+        }
+    }
+
+    async fn take_events(&self, events: Vec<(usize, channel::Event)>) {
         let site = self.site();
         let attachments = self.with_store(|store| store.list()).await;
         let attachments = attachments.unwrap_or_default();
@@ -196,11 +255,11 @@ impl Daemon {
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_millis = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0));
-        let before = self.events.inner().before;
-        for event in events {
+        for (core, event) in events {
+            let number = self.events.number(core, event.sequence);
             let kind = self.event_kind(&site, &port_name, event.kind);
             self.events.keep(Event {
-                number: before.saturating_add(event.sequence),
+                number,
                 unix_millis,
                 kind,
             });

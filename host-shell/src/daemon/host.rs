@@ -61,6 +61,9 @@ impl Daemon {
                 .await?;
         }
         self.delete_former_addresses(name, all).await?;
+        if self.plane.queues() > 1 {
+            self.netlink.set_no_queue(name).await?;
+        }
         self.netlink.set_up(name).await?;
         if all.iter().any(IpAddr::is_ipv6) {
             self.netlink.add_link_local(name, mac).await?;

@@ -1,7 +1,7 @@
 //! culvertd: the control plane.
 //!
 //! It owns the devices, the database and the intent; the packets are the
-//! worker's. What the core forwards by changes through its control channel only.
+//! workers'. What the core forwards by changes through its control channel only.
 
 mod add;
 mod appliance;
@@ -19,6 +19,7 @@ mod plane;
 mod pod;
 mod pool;
 mod reload;
+mod replicas;
 mod restore;
 mod site;
 mod underlay;
@@ -127,8 +128,11 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         never = daemon.keep_channel() => match never {},
         never = daemon.reload_on(hangup) => match never {},
         _ = ended => {
-            let why = "the data-plane worker has ended and nothing is forwarded; see the log above";
+            let why = "a data-plane worker has ended and its share is not forwarded; see the log above";
             return Err(StartError(why.to_owned()));
+        }
+        how = daemon.core.diverged() => {
+            return Err(start_error(CoreError::Diverged(how)));
         }
     }
     tracing::info!("stopping");
@@ -141,7 +145,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 
 impl Daemon {
     /// Builds everything but the pods that were there before.
-    /// Also returns what resolves when the worker ends.
+    /// Also returns what resolves when a worker ends.
     async fn start(config: Config) -> Result<(Daemon, WorkerEnded), StartError> {
         let store = open_store(&config)?;
         let host_ns = NetNs::current().map_err(start_error)?;

@@ -1,4 +1,4 @@
-//! Who forwards for this node: a worker of this process, or an appliance. What differs
+//! Who forwards for this node: the workers of this process, or an appliance. What differs
 //! between the two in devices and drivers is here; everything else speaks to a [`Core`]
 //! and to interfaces.
 
@@ -13,7 +13,9 @@ use super::core::Core;
 use super::{StartError, host, pod, pool, start_error};
 use crate::cni::CniError;
 use crate::config::Config;
-use crate::dataplane::{Driver, Never, ShellCounter, TapPort, Worker, WorkerEnded};
+use crate::dataplane::{
+    Driver, Never, ShellCounter, Started, TapPort, Underlay, WorkerEnded, Workers,
+};
 use crate::netlink::{Link, Netlink};
 use crate::state::Attachment;
 use crate::sys::netns::NetNs;
@@ -21,17 +23,17 @@ use crate::sys::tap::{Tap, TapError, TapOptions};
 
 /// Who forwards.
 pub(super) enum Plane {
-    /// A worker, to which devices are handed as descriptors.
-    Host(Worker),
+    /// Workers, to which devices are handed as descriptors.
+    Host(Workers),
     /// An appliance, which has the other ends of this node's devices. What stands for the
-    /// worker never ends.
+    /// workers never ends.
     Offload { _alive: oneshot::Sender<Never> },
 }
 
 /// The device of a port.
 pub(super) enum Device {
-    /// A TAP that was made for it.
-    Tap(Tap),
+    /// A TAP that was made for it: a queue for each worker, or one for all.
+    Tap(Vec<Tap>),
     /// An interface whose other end the appliance has.
     Wired,
 }
@@ -40,7 +42,8 @@ impl Device {
     /// Lets the device outlive this process.
     pub(super) fn keep(&self) -> Result<(), TapError> {
         match self {
-            Device::Tap(tap) => tap.set_persist(true),
+            // The device's, by whichever queue.
+            Device::Tap(queues) => queues.iter().try_for_each(|tap| tap.set_persist(true)),
             Device::Wired => Ok(()),
         }
     }
@@ -64,9 +67,22 @@ impl Plane {
                 ended,
             ));
         }
-        let (worker, channel, ended) = Worker::start().map_err(start_error)?;
-        let core = Core::of_worker(channel, epoch).await.map_err(start_error)?;
-        Ok((Plane::Host(worker), core, ended))
+        let started = Workers::start(&config.workers).map_err(start_error)?;
+        let Started {
+            workers,
+            channels,
+            ended,
+        } = started;
+        let core = Core::of_workers(channels, epoch).await;
+        Ok((Plane::Host(workers), core.map_err(start_error)?, ended))
+    }
+
+    /// Queues that a TAP is to have.
+    pub(super) fn queues(&self) -> usize {
+        match self {
+            Plane::Host(workers) => workers.count(),
+            Plane::Offload { .. } => 1,
+        }
     }
 
     /// Gives an attachment its device, by its interface's name in the pod. `host` is the
@@ -82,8 +98,9 @@ impl Plane {
     ) -> Result<Device, CniError> {
         match &attachment.device {
             None => {
-                let tap = pod::create_tap(ns, &attachment.key.ifname).await;
-                tap.map(Device::Tap)
+                let queues = self.queues();
+                let taps = pod::create_tap(ns, (&attachment.key.ifname, queues)).await;
+                taps.map(Device::Tap)
             }
             Some(device) => {
                 pool::take(attachment, device, (ns, host)).await?;
@@ -109,8 +126,10 @@ impl Plane {
                     "offload.host: there is no interface {name}; make it, or remove offload.host when this node needs no way to its pods"
                 )));
             }
-            (Plane::Host(_), Some(link)) if ours(link) => Tap::attach(name, TapOptions::default()),
-            (Plane::Host(_), _) => Tap::create(name, TapOptions::default()),
+            (Plane::Host(_), Some(link)) if ours(link) => {
+                Tap::attach_queues(name, TapOptions::default(), self.queues())
+            }
+            (Plane::Host(_), _) => Tap::create_queues(name, TapOptions::default(), self.queues()),
         };
         tap.map(Device::Tap).map_err(|error| match error {
             TapError::NameTaken { .. } => StartError(format!(
@@ -127,8 +146,9 @@ impl Plane {
     pub(super) async fn find(&self, attachment: &Attachment, ns: NetNs) -> Result<Device, String> {
         match (self, &attachment.device) {
             (Plane::Host(_), None) => {
-                let tap = pod::attach_tap(ns, attachment.key.ifname.clone()).await;
-                tap.map(Device::Tap)
+                let name = attachment.key.ifname.clone();
+                let taps = pod::attach_tap(ns, (name, self.queues())).await;
+                taps.map(Device::Tap)
             }
             (Plane::Offload { .. }, Some(_)) => Ok(Device::Wired),
             (Plane::Host(_), Some(_)) => Err("it was added in offload mode".to_owned()),
@@ -139,40 +159,51 @@ impl Plane {
     /// Serves a device as this port, as far as that is done here.
     ///
     /// # Errors
-    /// When the worker has ended or cannot wait for the device's descriptors.
+    /// When a worker has ended or cannot wait for the device's descriptors.
     pub(super) async fn serve(&self, id: PortId, device: Device) -> io::Result<()> {
         match device {
-            Device::Tap(tap) => self.attach(id, Driver::Tap(TapPort::new(tap))).await,
+            Device::Tap(queues) => {
+                let drivers = drivers(id, queues, self.queues()).map_err(io::Error::other)?;
+                self.attach(id, drivers).await
+            }
             Device::Wired => Ok(()),
         }
     }
 
-    /// Hands a driver to the worker, if there is one.
+    /// Serves the underlay's sockets, those of each worker.
     ///
     /// # Errors
     /// As [`Plane::serve`].
-    pub(super) async fn attach(&self, id: PortId, driver: Driver) -> io::Result<()> {
-        if let Plane::Host(worker) = self
-            && let Some(before) = worker.attach(id, driver).await?
-        {
-            pod::close(before).await;
+    pub(super) async fn serve_underlay(&self, id: PortId, all: Vec<Underlay>) -> io::Result<()> {
+        let drivers = all.into_iter();
+        let drivers = drivers.map(|sockets| Driver::Underlay(Box::new(sockets)));
+        self.attach(id, drivers.collect()).await
+    }
+
+    /// Hands a driver to each worker, if there are workers.
+    ///
+    /// # Errors
+    /// As [`Plane::serve`].
+    pub(super) async fn attach(&self, id: PortId, drivers: Vec<Driver>) -> io::Result<()> {
+        if let Plane::Host(workers) = self {
+            pod::close(workers.attach(id, drivers).await?).await;
         }
         Ok(())
     }
 
     /// Serves a port no longer.
     pub(super) async fn detach(&self, id: PortId) {
-        if let Plane::Host(worker) = self
-            && let Ok(Some(driver)) = worker.detach(id).await
+        if let Plane::Host(workers) = self
+            && let Ok(drivers) = workers.detach(id).await
         {
-            pod::close(driver).await;
+            pod::close(drivers).await;
         }
     }
 
     /// The ports whose device has failed under the worker's hands, and why.
     pub(super) fn failed(&self) -> BTreeMap<PortId, String> {
         match self {
-            Plane::Host(worker) => worker.counters().failed(),
+            Plane::Host(workers) => workers.failed(),
             Plane::Offload { .. } => BTreeMap::new(),
         }
     }
@@ -180,13 +211,47 @@ impl Plane {
     /// What the drivers of this process have counted.
     pub(super) fn counters(&self) -> Vec<(ShellCounter, u64)> {
         match self {
-            Plane::Host(worker) => {
-                let counters = worker.counters();
-                let all = ShellCounter::ALL.into_iter();
-                all.map(|counter| (counter, counters.get(counter)))
-                    .collect()
-            }
+            Plane::Host(workers) => workers.counters(),
             Plane::Offload { .. } => Vec::new(),
         }
     }
+
+    /// The processor of each worker, where it was told to run on one.
+    pub(super) fn workers(&self) -> Vec<Option<usize>> {
+        match self {
+            Plane::Host(workers) => (0..workers.count()).map(|n| workers.cpu(n)).collect(),
+            Plane::Offload { .. } => Vec::new(),
+        }
+    }
+}
+
+/// A driver for each worker. A TAP that an earlier daemon made for one worker has one
+/// queue only: one of them reads it, another one for each port, and all write to it.
+fn drivers(id: PortId, mut queues: Vec<Tap>, workers: usize) -> Result<Vec<Driver>, TapError> {
+    let reader = match queues.len() {
+        len if len == workers => None,
+        _ => Some(usize::from(id.0) % workers),
+    };
+    let Some(reader) = reader else {
+        let ports = queues.into_iter().map(TapPort::new);
+        return Ok(ports.map(Driver::Tap).collect());
+    };
+    let name = queues.first().map(|tap| tap.name().to_owned());
+    tracing::info!(
+        port = id.0,
+        "{} was made for one worker: worker {reader} reads it until it is made anew",
+        name.unwrap_or_default()
+    );
+    while queues.len() < workers {
+        let further = queues[0].try_clone()?;
+        queues.push(further);
+    }
+    let ports = queues.into_iter().enumerate().map(|(worker, tap)| {
+        let port = match worker == reader {
+            true => TapPort::new(tap),
+            false => TapPort::read_elsewhere(tap),
+        };
+        Driver::Tap(port)
+    });
+    Ok(ports.collect())
 }

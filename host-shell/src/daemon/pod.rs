@@ -83,6 +83,9 @@ impl Daemon {
         if attachment.device.is_none() {
             netlink.set_gso_max_size(name, TapPort::LONGEST).await?;
         }
+        if self.plane.queues() > 1 {
+            netlink.set_no_queue(name).await?;
+        }
         netlink.set_up(name).await?;
         if attachment.addresses.iter().any(IpAddr::is_ipv6) {
             netlink.add_link_local(name, attachment.mac).await?;
@@ -163,15 +166,19 @@ impl Daemon {
     }
 }
 
-/// Closes a port's descriptors where that may take its time. A TAP ceases to exist with it.
-pub(super) async fn close(driver: Driver) {
+/// Closes a port's descriptors where that may take its time. A TAP ceases to exist with
+/// its last one.
+pub(super) async fn close(drivers: Vec<Driver>) {
+    if drivers.is_empty() {
+        return;
+    }
     let closed = tokio::task::spawn_blocking(move || {
-        if let Driver::Tap(port) = &driver
+        if let Some(Driver::Tap(port)) = drivers.first()
             && let Err(error) = port.tap().set_persist(false)
         {
             tracing::debug!("a TAP stays after it was closed: {error}");
         }
-        drop(driver);
+        drop(drivers);
     });
     // It ends early only in a panic, and then the descriptors are closed too.
     let _ = closed.await;
@@ -241,9 +248,14 @@ pub(super) fn open_namespace(host: &NetNs, path: &str) -> Result<Arc<NetNs>, Cni
     Ok(Arc::new(ns))
 }
 
-pub(super) async fn create_tap(ns: &Arc<NetNs>, name: &str) -> Result<Tap, CniError> {
+/// Makes the pod's interface with so many queues.
+pub(super) async fn create_tap(
+    ns: &Arc<NetNs>,
+    (name, queues): (&str, usize),
+) -> Result<Vec<Tap>, CniError> {
     let (inside, wanted) = (Arc::clone(ns), name.to_owned());
-    let created = tokio::task::spawn_blocking(move || inside.run(|| Tap::create(&wanted, TAP)));
+    let create = move || inside.run(|| Tap::create_queues(&wanted, TAP, queues));
+    let created = tokio::task::spawn_blocking(create);
     let created = created.await.map_err(io_error)?.map_err(io_error)?;
     created.map_err(|error| tap_error(&error, name, ns))
 }
@@ -260,9 +272,13 @@ async fn prepare_ipv6(ns: &Arc<NetNs>, name: &str) -> Result<(), CniError> {
     })
 }
 
-/// Attaches to the device that an earlier daemon left in a pod.
-pub(super) async fn attach_tap(ns: NetNs, name: String) -> Result<Tap, String> {
-    tokio::task::spawn_blocking(move || ns.run(|| Tap::attach(&name, TAP)))
+/// Attaches to the device that an earlier daemon left in a pod, to so many queues if it
+/// has several.
+pub(super) async fn attach_tap(
+    ns: NetNs,
+    (name, queues): (String, usize),
+) -> Result<Vec<Tap>, String> {
+    tokio::task::spawn_blocking(move || ns.run(|| Tap::attach_queues(&name, TAP, queues)))
         .await
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())?

@@ -12,6 +12,7 @@ use culvert_core::channel::Owner;
 use super::site::Site;
 use super::{Daemon, StartError, cluster, start_error, underlay};
 use crate::config::{ChannelAddress, Config, Node, Offload};
+use crate::dataplane::Plan;
 use crate::netlink::UnderlayLink;
 
 /// What a reload has brought.
@@ -220,6 +221,7 @@ fn node_values(config: &Config) -> Vec<(String, String)> {
         ("underlay.driver", format!("{:?}", config.underlay.driver)),
         ("underlay.device", config.underlay.device.clone()),
         ("mode", mode(config).to_owned()),
+        ("workers", workers(config)),
         (
             "offload.channel",
             of_offload(|offload| offload.channel.to_string()),
@@ -246,6 +248,15 @@ fn key_file(offload: &Offload) -> String {
         ChannelAddress::Tcp { key_file, .. } => key_file.display().to_string(),
         ChannelAddress::Unix(_) | ChannelAddress::Serial(_) => String::new(),
     }
+}
+
+fn workers(config: &Config) -> String {
+    let Plan { count, cpus, spin } = &config.workers;
+    format!(
+        "{count} on [{}] with spin_us {}",
+        list(cpus),
+        spin.as_micros()
+    )
 }
 
 /// Who forwards.

@@ -158,8 +158,8 @@ pub(super) fn options(config: &Config) -> UnderlayOptions {
 pub(super) enum Opened {
     /// Nothing of this node: there are no tunnels, or an appliance has the underlay.
     Nothing,
-    /// Sockets.
-    Sockets(Box<Underlay>),
+    /// Sockets, those of each worker.
+    Sockets(Vec<Underlay>),
     /// A TAP that is to be joined to the underlay's device, and the socket that keeps the
     /// tunnels' UDP port.
     Tap(Tap, Option<Socket>),
@@ -217,7 +217,7 @@ pub(super) async fn open(
         },
     };
     Ok(Way {
-        opened: Opened::Sockets(Box::new(named(Underlay::bind(options)).await?)),
+        opened: Opened::Sockets(named(Underlay::bind_all(options, config.workers.count)).await?),
         reach: None,
         why: format!("sockets: {why}"),
     })

@@ -32,6 +32,7 @@ impl Daemon {
             Some((_, endpoints)) => endpoints,
             None => self.committed().await?,
         };
+        let workers = self.workers().await?;
         let site = self.site();
         let reloaded = self.reloaded.lock().unwrap_or_else(|e| e.into_inner());
         let reloaded = reloaded.as_ref().map(|reloaded| api::Reloaded {
@@ -65,9 +66,26 @@ impl Daemon {
                 devices: u32::try_from(devices).unwrap_or(u32::MAX),
             }),
             appliance,
+            workers,
             problems,
             reloaded,
         })
+    }
+
+    /// The threads that forward, if they are this node's own.
+    async fn workers(&self) -> Result<Vec<api::Worker>, CniError> {
+        let cpus = self.plane.workers();
+        if cpus.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packets = self.core.frames().await.map_err(core_error)?;
+        let workers = (0..).zip(cpus).zip(packets);
+        let workers = workers.map(|((number, cpu), packets)| api::Worker {
+            number,
+            cpu: cpu.and_then(|cpu| u32::try_from(cpu).ok()),
+            packets,
+        });
+        Ok(workers.collect())
     }
 
     /// What the core is, and the number of its endpoints; `None` of an appliance that is
@@ -206,7 +224,8 @@ impl Daemon {
         Ok(peers.collect())
     }
 
-    /// The core's counters, then the drivers'.
+    /// The core's counters, then the drivers', and last what each of several workers has
+    /// taken in.
     pub(super) async fn counters(&self) -> Result<Vec<api::Counter>, CniError> {
         let core = self.core.counters().await.map_err(core_error)?;
         let core = core.into_iter().map(|(counter, value)| api::Counter {
@@ -223,7 +242,19 @@ impl Daemon {
             value,
             help: counter.help().to_owned(),
         });
-        Ok(core.chain(shell).collect())
+        let workers = self.workers().await?;
+        let several = workers.len() > 1;
+        let workers = workers.iter().filter(|_| several).map(|worker| {
+            let cpu = worker
+                .cpu
+                .map_or_else(String::new, |cpu| format!(" on CPU {cpu}"));
+            api::Counter {
+                name: format!("worker-{}-rx", worker.number),
+                value: worker.packets,
+                help: format!("Packets that worker {}{cpu} has taken in.", worker.number),
+            }
+        });
+        Ok(core.chain(shell).chain(workers).collect())
     }
 }
 

@@ -19,7 +19,7 @@ use super::site::Site;
 use super::underlay::{self, Opened};
 use super::{Daemon, StartError, cluster, start_error};
 use crate::config::Config;
-use crate::dataplane::{Driver, WirePort};
+use crate::dataplane::{Driver, Underlay, WirePort};
 use crate::mac::Mac;
 use crate::netlink::{
     Filter, Link, Netlink, NetlinkError, PresentFilter, UnderlayLink, filter_from_tap,
@@ -78,6 +78,13 @@ pub(super) async fn open(
     config: &Config,
     (netlink, underlay): (&Netlink, &UnderlayLink),
 ) -> Result<(Tap, Reach), String> {
+    if config.workers.count > 1 {
+        // An answer comes to one worker, and each has neighbors of its own.
+        return Err(
+            "there are several workers, of which one alone would hear the answers of neighbors"
+                .to_owned(),
+        );
+    }
     let reach = reach(config, (netlink, underlay)).await?;
     Ok((make_tap(&config.underlay.device)?, reach))
 }
@@ -279,10 +286,10 @@ impl Daemon {
         &self,
         site: &Site,
         opened: Opened,
-    ) -> Result<Option<Driver>, StartError> {
+    ) -> Result<Option<Vec<Underlay>>, StartError> {
         match opened {
             Opened::Nothing => Ok(None),
-            Opened::Sockets(sockets) => Ok(Some(Driver::Underlay(sockets))),
+            Opened::Sockets(sockets) => Ok(Some(sockets)),
             Opened::Tap(tap, reserved) => {
                 *self.joint() = Some(Joint {
                     index: 0,
@@ -298,11 +305,12 @@ impl Daemon {
     pub(super) async fn finish_underlay(
         &self,
         site: &Site,
-        sockets: Option<Driver>,
+        sockets: Option<Vec<Underlay>>,
     ) -> Result<(), StartError> {
         if let Some(sockets) = sockets {
-            let attached = self.plane.attach(cluster::UNDERLAY, sockets).await;
-            return attached.map_err(start_error);
+            let port = cluster::UNDERLAY;
+            let served = self.plane.serve_underlay(port, sockets).await;
+            return served.map_err(start_error);
         }
         let Some(index) = self.joint_index() else {
             return Ok(());
@@ -327,7 +335,7 @@ impl Daemon {
         }
         let port = WirePort::new(tap).map_err(|error| error.to_string())?;
         let driver = Driver::Wire(Box::new(port));
-        let attached = self.plane.attach(cluster::UNDERLAY, driver).await;
+        let attached = self.plane.attach(cluster::UNDERLAY, vec![driver]).await;
         attached.map_err(|error| error.to_string())
     }
 

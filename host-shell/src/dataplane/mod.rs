@@ -12,10 +12,12 @@ mod tap;
 mod underlay;
 mod wire;
 mod worker;
+mod workers;
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant as Clock};
 
 use culvert_core::PortId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,6 +27,7 @@ pub use counters::{ShellCounter, ShellCounters};
 pub use tap::TapPort;
 pub use underlay::{Underlay, UnderlayOptions};
 pub use wire::WirePort;
+pub use workers::{Plan, Started, Workers};
 
 /// What a port is made of.
 pub enum Driver {
@@ -73,6 +76,36 @@ pub enum Never {}
 #[error("the data-plane worker has ended")]
 pub struct WorkerGone;
 
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Its number among the workers, in its thread's name.
+    pub number: usize,
+    /// The processor that it is to run on; any of those that the process may use where
+    /// there is none.
+    pub cpu: Option<usize>,
+    /// For how long it polls its ports after work before it sleeps. It takes its
+    /// processor for all of that time.
+    pub spin: Duration,
+    /// Whether it announces new addresses, as one of several workers must.
+    pub announces: bool,
+    /// When the time began that its core knows.
+    pub started: Clock,
+}
+
+impl Default for WorkerOptions {
+    /// The only worker: on any processor, without polling.
+    fn default() -> Self {
+        WorkerOptions {
+            number: 0,
+            cpu: None,
+            spin: Duration::ZERO,
+            announces: true,
+            started: Clock::now(),
+        }
+    }
+}
+
 /// The control plane's hold on a worker thread. Dropping it ends the thread.
 pub struct Worker {
     commands: mpsc::Sender<Command>,
@@ -81,12 +114,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker with empty tables. Returns the shell's end of its control
+    /// Starts the only worker, with empty tables. Returns the shell's end of its control
     /// channel too (non-blocking), and what resolves when the thread has ended.
     ///
     /// # Errors
     /// When the kernel gives no thread, socket pair, epoll or event descriptor.
     pub fn start() -> io::Result<(Worker, UnixStream, WorkerEnded)> {
+        Worker::start_with(WorkerOptions::default())
+    }
+
+    /// As [`Worker::start`], a worker that works like this.
+    ///
+    /// # Errors
+    /// As [`Worker::start`], and when it cannot run on its processor.
+    pub fn start_with(options: WorkerOptions) -> io::Result<(Worker, UnixStream, WorkerEnded)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
@@ -99,7 +140,7 @@ impl Worker {
             wake: Arc::clone(&wake),
         };
         let (alive, ended) = oneshot::channel();
-        worker::spawn(theirs, inbox, Arc::clone(&counters), alive)?;
+        worker::spawn(options, theirs, inbox, Arc::clone(&counters), alive)?;
         let worker = Worker {
             commands,
             wake,

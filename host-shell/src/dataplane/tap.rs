@@ -18,6 +18,8 @@ const MALFORMED_BUDGET: usize = 64;
 pub struct TapPort {
     tap: Tap,
     accepts: Accepts,
+    /// Another worker reads its frames: the device has one queue.
+    read_elsewhere: bool,
 }
 
 impl TapPort {
@@ -33,7 +35,25 @@ impl TapPort {
     /// The TAP as a port that is offered these kinds of super-frames; others are cut
     /// into packets first.
     pub fn accepting(tap: Tap, accepts: Accepts) -> Self {
-        TapPort { tap, accepts }
+        TapPort {
+            tap,
+            accepts,
+            read_elsewhere: false,
+        }
+    }
+
+    /// As [`TapPort::new`], for a worker that only writes: another one has a descriptor
+    /// of the same queue, and reads.
+    pub fn read_elsewhere(tap: Tap) -> Self {
+        TapPort {
+            read_elsewhere: true,
+            ..TapPort::new(tap)
+        }
+    }
+
+    /// Whether another worker reads the frames.
+    pub(super) fn is_read_elsewhere(&self) -> bool {
+        self.read_elsewhere
     }
 
     /// The TAP itself.

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant as Clock};
 
 use culvert_core::offload::{Layout, Target, coalesce};
 use culvert_core::{Fate, Gateway, Host, Instant, Originated, Packet, PortId};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
+use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
 use super::buffers::Buffers;
 use super::control::ControlEnd;
-use super::{Command, Driver, Never, ShellCounter, ShellCounters, Tools, Underlay};
+use super::{Command, Driver, Never, ShellCounter, ShellCounters, Tools, Underlay, WorkerOptions};
 use crate::sys::zeroed::Zeroed;
 
 /// How often the core is asked for what it has to say by itself.
@@ -42,8 +44,9 @@ pub(super) struct Inbox {
     pub(super) wake: Arc<EventFd>,
 }
 
-/// Starts the thread.
+/// Starts the thread, which is on its processor when this returns.
 pub(super) fn spawn(
+    options: WorkerOptions,
     control: UnixStream,
     inbox: Inbox,
     counters: Arc<ShellCounters>,
@@ -59,7 +62,16 @@ pub(super) fn spawn(
         &*inbox.wake,
         EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_WAKE),
     )?;
+    let name = format!("culvert-{}", options.number);
+    let (said, pinned) = mpsc::channel();
     let run = move || {
+        let is_pinned = options.cpu.map_or(Ok(()), pin);
+        let goes_on = is_pinned.is_ok();
+        // Who waits for it has not gone.
+        let _ = said.send(is_pinned);
+        if !goes_on {
+            return;
+        }
         // Dropped at the end, be it a panic: that is how the control plane learns of it.
         let _alive = alive;
         // Page by page as it is touched; never on a stack.
@@ -69,17 +81,21 @@ pub(super) fn spawn(
                 return tracing::error!(%error, "no memory for the tables; nothing is forwarded");
             }
         };
+        let mut gateway = storage.gateway();
+        gateway.set_announcing(options.announces);
         let mut worker = WorkerThread {
             epoll,
-            gateway: storage.gateway(),
+            gateway,
             control,
             inbox,
             ports: HashMap::new(),
             buffers: Buffers::new(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             counters,
-            started: Clock::now(),
+            started: options.started,
             ticked: Clock::now(),
+            spin: options.spin,
+            worked: Clock::now(),
         };
         match worker.run() {
             Ok(()) => tracing::debug!("the data-plane worker has stopped"),
@@ -90,10 +106,22 @@ pub(super) fn spawn(
             Err(error) => tracing::error!(%error, "the data-plane worker has failed"),
         }
     };
-    thread::Builder::new()
-        .name("culvert-worker".to_owned())
-        .spawn(run)?;
-    Ok(())
+    thread::Builder::new().name(name).spawn(run)?;
+    pinned.recv().map_err(io::Error::other)?
+}
+
+/// Keeps the calling thread on a processor.
+fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(|errno| {
+            let why = format!(
+                "a worker cannot run on processor {cpu}: {} (is it online, and in the control group's cpuset?)",
+                errno.desc()
+            );
+            io::Error::new(io::Error::from(errno).kind(), why)
+        })
 }
 
 struct WorkerThread<'a> {
@@ -108,6 +136,10 @@ struct WorkerThread<'a> {
     started: Clock,
     /// When the core was last asked for what it has to say by itself.
     ticked: Clock,
+    /// For how long to poll after work.
+    spin: Duration,
+    /// When a port last had something.
+    worked: Clock,
 }
 
 impl WorkerThread<'_> {
@@ -115,7 +147,7 @@ impl WorkerThread<'_> {
     fn run(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.until_tick()) {
+            let ready = match self.epoll.wait(&mut events, self.until_sleep_ends()) {
                 Ok(ready) => ready,
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -128,7 +160,12 @@ impl WorkerThread<'_> {
                             return Ok(());
                         }
                     }
-                    token => self.serve_port(token, event.events()),
+                    token => {
+                        self.serve_port(token, event.events());
+                        if !self.spin.is_zero() {
+                            self.worked = Clock::now();
+                        }
+                    }
                 }
             }
             if self.ticked.elapsed() >= TICK {
@@ -137,9 +174,12 @@ impl WorkerThread<'_> {
         }
     }
 
-    /// How long to sleep at most. Rounded up, so that the core is not asked early
-    /// and the loop does not spin.
-    fn until_tick(&self) -> EpollTimeout {
+    /// How long to sleep at most: not at all soon after work, if so configured. Rounded
+    /// up, so that the core is not asked early and the loop does not spin.
+    fn until_sleep_ends(&self) -> EpollTimeout {
+        if !self.spin.is_zero() && self.worked.elapsed() < self.spin {
+            return EpollTimeout::ZERO;
+        }
         let rest = TICK.saturating_sub(self.ticked.elapsed()).as_millis() + 1;
         EpollTimeout::from(u16::try_from(rest).unwrap_or(u16::MAX))
     }
@@ -201,6 +241,7 @@ impl WorkerThread<'_> {
         let watch =
             |fd: BorrowedFd<'_>, flags, token| self.epoll.add(fd, EpollEvent::new(flags, token));
         match &driver {
+            Driver::Tap(tap) if tap.is_read_elsewhere() => {}
             Driver::Tap(tap) => watch(tap.as_fd(), EpollFlags::EPOLLIN, token)?,
             Driver::Underlay(underlay) => {
                 for (fd, place) in underlay.receivers().zip(0..ERRORS_ONLY) {

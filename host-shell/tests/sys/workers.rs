@@ -1,6 +1,7 @@
 //! What several workers have of one device or address: each its own descriptor, and each
 //! flow at one of them.
 
+use std::io::IoSlice;
 use std::net::IpAddr;
 
 use culvert_host::netlink::Netlink;
@@ -123,8 +124,11 @@ fn a_port_is_shared_by_those_alone_who_were_let_in() {
         .run(|| UdpSourcePool::bind(address, 32, SocketOptions::default()))
         .unwrap();
     for (number, socket) in (0u8..).zip(pool.sockets()) {
+        let payload = [number; 20];
+        let pieces = [IoSlice::new(&payload)];
         let datagram = Datagram {
-            payload: &[number; 20],
+            pieces: &pieces,
+            segment: None,
             destination: at,
             tos: 0,
             ttl: DEFAULT_TTL,
@@ -180,7 +184,8 @@ fn each_inner_flow_is_taken_by_one_of_the_raw_sockets() {
             }
             let send = |packet: &[u8]| {
                 let datagram = Datagram {
-                    payload: packet,
+                    pieces: &[IoSlice::new(packet)],
+                    segment: None,
                     destination: (target.parse::<IpAddr>().unwrap(), 0).into(),
                     tos: 0,
                     ttl: DEFAULT_TTL,

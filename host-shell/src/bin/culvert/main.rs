@@ -198,6 +198,15 @@ fn status(status: &Status) -> String {
     if let Some(appliance) = &status.appliance {
         rows.extend(appliance_rows(appliance));
     }
+    for worker in &status.workers {
+        let cpu = worker
+            .cpu
+            .map_or_else(String::new, |cpu| format!(" on CPU {cpu}"));
+        rows.push([
+            format!("worker {}", worker.number),
+            format!("{} packets{cpu}", worker.packets),
+        ]);
+    }
     for table in &status.tables {
         rows.push([
             format!("table {}", table.table),

@@ -165,18 +165,42 @@ impl Core {
         last.wrapping_add(1)
     }
 
-    /// What happened behind an event's number, and how many events are lost.
+    /// What happened in each core behind the number of its last event that is known, of
+    /// one that is not given, from the first on.
     ///
     /// # Errors
     /// [`CoreError`].
     pub(in crate::daemon) async fn events(
         &self,
-        after: u64,
-    ) -> Result<(Vec<Event>, u64), CoreError> {
-        match self.ask(Request::Events { after }).await? {
-            Response::Events { events, lost } => Ok((events.into_iter().collect(), lost)),
+        after: &[u64],
+    ) -> Result<Vec<Vec<Event>>, CoreError> {
+        let after = |core| after.get(core).copied().unwrap_or_default();
+        let each = (0..self.count()).map(|core| Request::Events { after: after(core) });
+        let answers = self.ask_each(each.collect()).await?.into_iter();
+        let events = answers.map(|answer| match answer {
+            Response::Events { events, .. } => Ok(events.into_iter().collect()),
             _ => Err(CoreError::Confused),
-        }
+        });
+        events.collect()
+    }
+
+    /// How many frames each core has taken in.
+    ///
+    /// # Errors
+    /// [`CoreError`].
+    pub(in crate::daemon) async fn frames(&self) -> Result<Vec<u64>, CoreError> {
+        let from = Counter::Rx.number();
+        let each = vec![Request::Counters { from }; self.count()];
+        let answers = self.ask_each(each).await?.into_iter();
+        let frames = answers.map(|answer| match answer {
+            Response::Counters { values, .. } => {
+                let mut values = values.iter();
+                let found = values.find(|(number, _)| *number == from);
+                Ok(found.map_or(0, |(_, value)| *value))
+            }
+            _ => Err(CoreError::Confused),
+        });
+        frames.collect()
     }
 
     /// All ports and endpoints, as the core has them.

@@ -67,6 +67,24 @@ impl Underlay {
     /// # Errors
     /// [`SocketError`]; [`crate::whois::explain_bind_error`] finds out who is in the way.
     pub fn bind(options: UnderlayOptions) -> Result<Self, SocketError> {
+        Underlay::bind_one(options, (0, 1))
+    }
+
+    /// As [`Underlay::bind`], for so many workers: each has all sockets, and each flow
+    /// that comes in has its packets at one of them.
+    ///
+    /// # Errors
+    /// As [`Underlay::bind`].
+    pub fn bind_all(options: UnderlayOptions, workers: u8) -> Result<Vec<Self>, SocketError> {
+        let all = (0..workers).map(|worker| Underlay::bind_one(options, (worker, workers)));
+        all.collect()
+    }
+
+    /// Binds the sockets of one of so many workers; the first must be first.
+    fn bind_one(
+        options: UnderlayOptions,
+        (worker, workers): (u8, u8),
+    ) -> Result<Self, SocketError> {
         let address = options.address;
         let sockets = SocketOptions {
             zero_udp_checksum: options.zero_udp_checksum,
@@ -74,23 +92,33 @@ impl Underlay {
             ..SocketOptions::default()
         };
         let vxlan = |port| -> Result<Vxlan, SocketError> {
-            Ok(Vxlan {
-                receiver: Socket::udp(
-                    SocketAddr::new(address, port),
-                    SocketOptions {
-                        join: true,
-                        ..sockets
-                    },
-                )?,
-                senders: UdpSourcePool::bind(address, UdpSourcePool::DEFAULT_SIZE, sockets)?,
-            })
+            let receiver = SocketOptions {
+                join: true,
+                shares_port: worker > 0,
+                ..sockets
+            };
+            let receiver = Socket::udp(SocketAddr::new(address, port), receiver)?;
+            if workers > 1 {
+                set(&receiver, "SO_REUSEPORT", receiver.share_port())?;
+            }
+            let senders = UdpSourcePool::bind(address, UdpSourcePool::DEFAULT_SIZE, sockets)?;
+            Ok(Vxlan { receiver, senders })
+        };
+        let ipip = |protocol| -> Result<Socket, SocketError> {
+            let socket = Socket::ip(address, protocol, sockets)?;
+            if workers > 1 {
+                set(
+                    &socket,
+                    "SO_ATTACH_FILTER",
+                    socket.take_part(worker, workers),
+                )?;
+            }
+            Ok(socket)
         };
         let protocols = [ip::IPV4, ip::IPV6].into_iter().filter(|_| options.ipip);
         Ok(Underlay {
             vxlan: options.udp_port.map(vxlan).transpose()?,
-            ipip: protocols
-                .map(|protocol| Socket::ip(address, protocol, sockets))
-                .collect::<Result<_, _>>()?,
+            ipip: protocols.map(ipip).collect::<Result<_, _>>()?,
             receive: RecvBatch::new(BATCH),
             trains: Trains::new(),
             send: SendBatch::new(BATCH),
@@ -190,4 +218,13 @@ impl Underlay {
         counters.add(ShellCounter::UnderlayPeerErrors, self.errors.lost());
         self.errors.clear();
     }
+}
+
+fn set(socket: &Socket, option: &'static str, done: io::Result<()>) -> Result<(), SocketError> {
+    done.map_err(|source| SocketError::Option {
+        kind: socket.kind(),
+        address: socket.local_addr(),
+        option,
+        source,
+    })
 }
