@@ -347,6 +347,39 @@ mod tests {
     }
 
     #[test]
+    fn events_of_several_cores_are_told_in_their_order_with_numbers_of_their_own() {
+        let at = |sequence, micros| channel::Event {
+            sequence,
+            micros,
+            kind: channel::EventKind::PathMtu {
+                peer: PeerId(1),
+                mtu: 1400,
+            },
+        };
+        let log = EventLog::default();
+        let take = |cores: Vec<Vec<channel::Event>>| -> Vec<(usize, u64)> {
+            let events = in_order(cores).into_iter();
+            let numbered = events.map(|(core, event)| {
+                let number = log.number(core, event.sequence);
+                log.keep(drop_number(number));
+                (core, number)
+            });
+            numbered.collect()
+        };
+        // The second core has two that it did not keep; the first one's clock goes back.
+        let first = vec![at(1, 10), at(2, 40), at(3, 35)];
+        let told = take(vec![first, vec![at(3, 20)]]);
+        assert_eq!(told, [(0, 1), (1, 4), (0, 5), (0, 6)]);
+        assert_eq!(log.cursors(), [3, 3]);
+        assert_eq!((log.after(0).lost, log.after(0).last), (2, 6));
+        // One that has begun anew unnoticed.
+        assert_eq!(take(vec![vec![], vec![at(1, 50)]]), [(1, 7)]);
+        assert_eq!(log.cursors(), [3, 1]);
+        log.restarted();
+        assert_eq!(take(vec![vec![at(1, 5)]]), [(0, 8)]);
+    }
+
+    #[test]
     fn the_log_has_so_many_lines_in_a_window_and_says_what_it_lacks() {
         let mut limit = LogLimit::default();
         let began = Instant::now();

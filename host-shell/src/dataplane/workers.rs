@@ -130,3 +130,64 @@ impl Workers {
         each.flat_map(|worker| worker.counters().failed()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(cpus: &[usize]) -> Plan {
+        Plan {
+            count: 2,
+            cpus: cpus.to_vec(),
+            spin: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_worker_is_noticed() {
+        let Started {
+            workers,
+            mut channels,
+            ended,
+        } = Workers::start(&plan(&[])).unwrap();
+        assert_eq!((workers.count(), channels.len()), (2, 2));
+        let mut ended = std::pin::pin!(ended);
+        let soon = Duration::from_millis(50);
+        let early = tokio::time::timeout(soon, &mut ended).await;
+        assert!(early.is_err(), "they go on");
+        // A worker ends when nobody can tell it anything any more.
+        channels.pop();
+        let end = tokio::time::timeout(Duration::from_secs(5), &mut ended).await;
+        assert!(matches!(end, Ok(Err(_))));
+        let gone = workers.detach(PortId(1)).await;
+        assert!(gone.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_on_its_processor_or_is_not_started() {
+        // Whichever this process may use.
+        let allowed = |of: &str| {
+            let status = std::fs::read_to_string(of).unwrap();
+            let mut lines = status.lines();
+            let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            list.unwrap().trim().to_owned()
+        };
+        let own = allowed("/proc/thread-self/status");
+        let first: usize = own.split(['-', ',']).next().unwrap().parse().unwrap();
+        let started = Workers::start(&plan(&[first, first])).unwrap();
+        assert_eq!(started.workers.cpu(1), Some(first));
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let pinned = tasks.filter(|task| {
+            let task = task.as_ref().unwrap().path();
+            let is_worker = |name: String| name.trim() == "culvert-1";
+            let named = std::fs::read_to_string(task.join("comm")).is_ok_and(is_worker);
+            named && allowed(task.join("status").to_str().unwrap()) == first.to_string()
+        });
+        assert!(pinned.count() >= 1);
+        let Err(error) = Workers::start(&plan(&[first, 999])) else {
+            panic!("there is no such processor");
+        };
+        let said = error.to_string();
+        assert!(said.contains("cannot run on processor 999"), "{said}");
+    }
+}

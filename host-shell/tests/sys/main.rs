@@ -3,6 +3,7 @@
 
 mod drivers;
 mod ipv6;
+mod joint;
 mod lab;
 mod netlink;
 mod netns;

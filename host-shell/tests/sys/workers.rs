@@ -1,8 +1,14 @@
 //! What several workers have of one device or address: each its own descriptor, and each
 //! flow at one of them.
 
+use std::fs;
 use std::io::IoSlice;
 use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
+
+use culvert_core::PortId;
+use culvert_host::dataplane::{Driver, TapPort, Worker, WorkerOptions};
 
 use culvert_host::netlink::Netlink;
 use culvert_host::sys::socket::{
@@ -227,6 +233,52 @@ fn each_inner_flow_is_taken_by_one_of_the_raw_sockets() {
                     assert_eq!(all.iter().sum::<usize>(), 20);
                 }
             }
+        }
+    }
+}
+
+/// Clock ticks, of 10 ms, that the thread of this name has run.
+fn ticks(name: &str) -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let is_it = |comm: String| comm.trim() == name;
+    let task = tasks.find(|task| fs::read_to_string(task.join("comm")).is_ok_and(is_it));
+    let stat = fs::read_to_string(task.unwrap().join("stat")).unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    let times = fields.skip(11).take(2);
+    times.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_worker_polls_after_work_as_long_as_it_is_told_to() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let spin = Duration::from_millis(500);
+    for (number, spin) in [(70, Duration::ZERO), (71, spin)] {
+        let namespace = Namespace::new();
+        let tap = namespace.run(|| Tap::create("t0", TapOptions::default()));
+        let options = WorkerOptions {
+            number,
+            spin,
+            ..WorkerOptions::default()
+        };
+        let (worker, _channel, _ended) = Worker::start_with(options).unwrap();
+        namespace.ip(&["addr", "add", "10.78.0.1/24", "dev", "t0"]);
+        namespace.ip(&["link", "set", "t0", "up"]);
+        let driver = Driver::Tap(TapPort::new(tap.unwrap()));
+        runtime.block_on(worker.attach(PortId(1), driver)).unwrap();
+        // What the interface says of itself is over then.
+        thread::sleep(Duration::from_secs(3));
+        let name = format!("culvert-{number}");
+        let before = ticks(&name);
+        // It has one frame to take in: a question for an address.
+        namespace.sh("ping -c 1 -W 1 10.78.0.2 || true");
+        thread::sleep(Duration::from_secs(1));
+        let ran = ticks(&name) - before;
+        match spin.is_zero() {
+            true => assert!(ran < 5, "{ran}"),
+            false => assert!((5..=200).contains(&ran), "{ran}"),
         }
     }
 }
