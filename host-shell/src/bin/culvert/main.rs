@@ -186,7 +186,7 @@ fn status(status: &Status) -> String {
                 underlay.device, underlay.address, underlay.mtu
             ),
         ],
-        ["underlay driver".to_owned(), underlay.driver.clone()],
+        ["underlay by".to_owned(), underlay.driver.clone()],
         ["encapsulation".to_owned(), status.encapsulation.clone()],
         ["pod mtu".to_owned(), status.pod_mtu.to_string()],
         ["endpoints".to_owned(), status.endpoints.to_string()],
