@@ -159,8 +159,7 @@ fn what_a_peer_on_the_same_machine_left_undone_is_recognised() {
     }
 }
 
-/// Super-frames of the pods' kernels are cut before they leave, or by the kernel when it
-/// is given a TAP's ones with VXLAN: a veth carries them whole.
+/// Super-frames of the pods' kernels are cut before they leave, by the core or the kernel.
 #[test]
 fn super_frames_of_pods_are_cut_at_the_underlay() {
     for plan in all_plans_by_both() {
@@ -176,10 +175,7 @@ fn super_frames_of_pods_are_cut_at_the_underlay() {
         }
         let all = capture.fields(&[], "tcp", &["frame.len"]);
         let largest = all.iter().map(|fields| fields[0].parse::<u32>().unwrap());
-        match plan.wire && plan.encap == Encap::Vxlan {
-            true => assert!(largest.max() > Some(1514), "{plan:?}"),
-            false => assert_eq!(largest.max(), Some(1514), "{plan:?}"),
-        }
+        assert_eq!(largest.max(), Some(1514), "{plan:?}");
         // The core counts packets, not super-frames: 4 MiB of 1,380 to 1,448 octets.
         let sent = site
             .nodes
