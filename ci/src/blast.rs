@@ -1,13 +1,14 @@
-//! A paced source and a sink of small UDP datagrams.
+//! A paced source and a sink of UDP datagrams, each sent and received by itself, without
+//! the kernel's segmentation.
 //!
-//! A datagram's payload is 18 bytes, which makes an Ethernet frame of 64 with
-//! its check sequence, the smallest there is. Layout, integers big-endian:
+//! A datagram's payload is 18 bytes unless asked otherwise, which makes an Ethernet frame
+//! of 64 with its check sequence, the smallest there is. Layout, integers big-endian:
 //! run number u32, kind u8 (0 data, 1 end), 3 bytes zero, number u64 (sequence
-//! number of data, count of all data of an end), 2 bytes zero.
+//! number of data, count of all data of an end), and zeros.
 
 use std::io::IoSlice;
 use std::io::IoSliceMut;
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -19,8 +20,12 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a datagram's payload.
+use crate::cpu::Cpu;
+
+/// Bytes of the smallest datagram's payload.
 pub const PAYLOAD: usize = 18;
+/// Bytes of the largest.
+pub const LARGEST: usize = 2_000;
 /// Datagrams a system call.
 const BATCH: usize = 32;
 /// What the sink prints when it listens.
@@ -32,6 +37,32 @@ const ENDS: u32 = 10;
 /// The highest sequence number that the sink keeps count of.
 const MOST: u64 = 1 << 28;
 
+/// What the source is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Datagrams a second; as fast as the kernel takes them when `None`.
+    pub rate: Option<u64>,
+    /// How long.
+    pub time: Duration,
+    /// Bytes of a datagram's payload, [`PAYLOAD`] to [`LARGEST`].
+    pub payload: usize,
+    /// To how many addresses in turns: the target's and those that follow it.
+    pub spread: u32,
+}
+
+impl Load {
+    /// The smallest datagrams to one address.
+    #[must_use]
+    pub fn smallest(rate: Option<u64>, time: Duration) -> Self {
+        Self {
+            rate,
+            time,
+            payload: PAYLOAD,
+            spread: 1,
+        }
+    }
+}
+
 /// What the source did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sent {
@@ -39,6 +70,8 @@ pub struct Sent {
     pub sent: u64,
     /// Seconds from the first to the last.
     pub seconds: f64,
+    /// Seconds that the machine's processors worked meanwhile, over all of them.
+    pub busy: f64,
 }
 
 /// What the sink saw.
@@ -96,7 +129,7 @@ fn emit(run: u32, message: Message) -> [u8; PAYLOAD] {
 
 /// The message, unless it is another run's or no message at all.
 fn parse(run: u32, bytes: &[u8]) -> Option<Message> {
-    let bytes: &[u8; PAYLOAD] = bytes.try_into().ok()?;
+    let bytes: &[u8; PAYLOAD] = bytes.first_chunk()?;
     if bytes[..4] != run.to_be_bytes() {
         return None;
     }
@@ -108,25 +141,18 @@ fn parse(run: u32, bytes: &[u8]) -> Option<Message> {
     }
 }
 
-/// Sends datagrams to `target` for `time` at `rate` datagrams a second (as fast
-/// as the kernel takes them when `None`), then says the end to the sink.
+/// Sends datagrams to `target`, then says the end to the sink.
 ///
 /// # Errors
 /// When the socket cannot be made or refuses for a reason other than a full queue.
-pub fn blast(target: SocketAddrV4, run: u32, rate: Option<u64>, time: Duration) -> Result<Sent> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("no socket")?;
-    socket
-        .connect(target)
-        .with_context(|| format!("cannot reach {target}"))?;
+pub fn blast(target: SocketAddrV4, run: u32, load: Load) -> Result<Sent> {
+    let Load { rate, time, .. } = load;
     ensure!(rate != Some(0), "a rate of 0 sends nothing");
-    // On veth a datagram counts against its sender until it is received. A source
-    // is to be held by its pace alone, not by that.
-    setsockopt(&socket, sockopt::SndBufForce, &BUFFER).context("cannot set the socket's buffer")?;
-    let start = Instant::now();
-    let mut sent = 0;
+    let mut source = Source::new(target, run, load)?;
+    let (cpu, start) = (Cpu::read()?, Instant::now());
     while start.elapsed() < time {
         let due = match rate {
-            Some(rate) => due(rate, start.elapsed()).saturating_sub(sent),
+            Some(rate) => due(rate, start.elapsed()).saturating_sub(source.sent),
             None => u64::MAX,
         };
         let count = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
@@ -134,11 +160,15 @@ pub fn blast(target: SocketAddrV4, run: u32, rate: Option<u64>, time: Duration) 
             sleep(Duration::from_micros(40));
             continue;
         }
-        sent += send(&socket, run, sent, count)?;
+        source.send(count)?;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    say_end(&socket, run, sent);
-    Ok(Sent { sent, seconds })
+    let (seconds, work) = (start.elapsed().as_secs_f64(), cpu.since()?);
+    source.say_end();
+    Ok(Sent {
+        sent: source.sent,
+        seconds,
+        busy: work.busy,
+    })
 }
 
 /// How many datagrams are due after `elapsed` at `rate` a second.
@@ -147,40 +177,90 @@ fn due(rate: u64, elapsed: Duration) -> u64 {
     u64::try_from(nanos).unwrap_or(u64::MAX)
 }
 
-/// Sends up to `count` datagrams from number `first` on; says how many were taken.
-fn send(socket: &UdpSocket, run: u32, first: u64, count: usize) -> Result<u64> {
-    let numbers = first..;
-    let bytes: Vec<_> = numbers
-        .take(count)
-        .map(|number| emit(run, Message::Data(number)))
-        .collect();
-    let slices: Vec<_> = bytes
-        .iter()
-        .map(|datagram| [IoSlice::new(datagram)])
-        .collect();
-    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(count, None);
-    let addresses = vec![None; count];
-    let answer = sendmmsg(
-        socket.as_raw_fd(),
-        &mut headers,
-        &slices,
-        &addresses,
-        [],
-        MsgFlags::empty(),
-    );
-    match answer {
-        Ok(results) => Ok(u64::try_from(results.count())?),
-        // A full queue: the datagrams were not sent, their numbers are used again.
-        Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => Ok(0),
-        Err(error) => bail!("sending failed: {error}"),
-    }
+/// The sending socket, and what it sends from.
+struct Source {
+    socket: UdpSocket,
+    target: SocketAddrV4,
+    run: u32,
+    spread: u32,
+    sent: u64,
+    datagrams: Vec<Vec<u8>>,
+    headers: MultiHeaders<SockaddrIn>,
+    addresses: Vec<Option<SockaddrIn>>,
 }
 
-fn say_end(socket: &UdpSocket, run: u32, sent: u64) {
-    for _ in 0..ENDS {
-        // What is still queued drains first, so that the end is not lost with it.
-        sleep(Duration::from_millis(10));
-        let _ = socket.send(&emit(run, Message::End(sent)));
+impl Source {
+    fn new(target: SocketAddrV4, run: u32, load: Load) -> Result<Self> {
+        let (payload, spread) = (load.payload, load.spread);
+        ensure!(
+            (PAYLOAD..=LARGEST).contains(&payload),
+            "a payload of {payload} bytes is not in {PAYLOAD}..={LARGEST}"
+        );
+        ensure!(spread != 0, "datagrams to no address");
+        let socket = UdpSocket::bind("0.0.0.0:0").context("no socket")?;
+        if spread == 1 {
+            let joined = socket.connect(target);
+            joined.with_context(|| format!("cannot reach {target}"))?;
+        }
+        // On veth a datagram counts against its sender until it is received. A source
+        // is to be held by its pace alone, not by that.
+        setsockopt(&socket, sockopt::SndBufForce, &BUFFER)
+            .context("cannot set the socket's buffer")?;
+        Ok(Self {
+            socket,
+            target,
+            run,
+            spread,
+            sent: 0,
+            datagrams: vec![vec![0; payload]; BATCH],
+            headers: MultiHeaders::preallocate(BATCH, None),
+            addresses: vec![None; BATCH],
+        })
+    }
+
+    /// Where datagram `number` goes; `None` with a connected socket.
+    fn address(&self, number: u64) -> Option<SockaddrIn> {
+        if self.spread == 1 {
+            return None;
+        }
+        let step = u32::try_from(number % u64::from(self.spread)).unwrap_or(0);
+        let address = Ipv4Addr::from_bits(self.target.ip().to_bits().wrapping_add(step));
+        Some(SocketAddrV4::new(address, self.target.port()).into())
+    }
+
+    /// Sends up to `count` of the next datagrams, at most [`BATCH`].
+    fn send(&mut self, count: usize) -> Result<()> {
+        for (number, index) in (self.sent..).zip(0..count) {
+            let message = emit(self.run, Message::Data(number));
+            self.datagrams[index][..PAYLOAD].copy_from_slice(&message);
+            self.addresses[index] = self.address(number);
+        }
+        let slices: [_; BATCH] =
+            std::array::from_fn(|index| [IoSlice::new(&self.datagrams[index])]);
+        let answer = sendmmsg(
+            self.socket.as_raw_fd(),
+            &mut self.headers,
+            &slices[..count],
+            &self.addresses[..count],
+            [],
+            MsgFlags::empty(),
+        );
+        match answer {
+            Ok(results) => self.sent += u64::try_from(results.count())?,
+            // A full queue: the datagrams were not sent, their numbers are used again.
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => bail!("sending failed: {error}"),
+        }
+        Ok(())
+    }
+
+    fn say_end(&self) {
+        let end = emit(self.run, Message::End(self.sent));
+        for _ in 0..ENDS {
+            // What is still queued drains first, so that the end is not lost with it.
+            sleep(Duration::from_millis(10));
+            let _ = self.socket.send_to(&end, self.target);
+        }
     }
 }
 
@@ -196,7 +276,7 @@ pub fn sink(at: SocketAddrV4, run: u32, limit: Duration, listening: impl FnOnce(
     listening();
     let start = Instant::now();
     let mut tally = Tally::default();
-    let mut buffers = [[0u8; PAYLOAD + 1]; BATCH];
+    let mut buffers = vec![[0u8; LARGEST]; BATCH];
     while start.elapsed() < limit {
         for length in receive(&socket, &mut buffers)?.into_iter().enumerate() {
             let (index, length) = length;
@@ -215,7 +295,7 @@ pub fn sink(at: SocketAddrV4, run: u32, limit: Duration, listening: impl FnOnce(
 }
 
 /// Receives a batch; returns the lengths. Empty when nothing came for a while.
-fn receive(socket: &UdpSocket, buffers: &mut [[u8; PAYLOAD + 1]; BATCH]) -> Result<Vec<usize>> {
+fn receive(socket: &UdpSocket, buffers: &mut [[u8; LARGEST]]) -> Result<Vec<usize>> {
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut slices: Vec<_> = buffers
         .iter_mut()
@@ -286,7 +366,7 @@ mod tests {
             assert_eq!(parse(8, &emit(9, message)), None);
         }
         assert_eq!(parse(0, &[0; PAYLOAD - 1]), None);
-        assert_eq!(parse(0, &[0; PAYLOAD + 1]), None);
+        assert_eq!(parse(0, &[0; PAYLOAD + 1]), Some(Message::Data(0)));
         assert_eq!(
             parse(0, &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             None
@@ -325,6 +405,23 @@ mod tests {
         assert_eq!(due(333_333, Duration::from_secs(3600)), 1_199_998_800);
         assert_eq!(due(u64::MAX, Duration::from_secs(u64::MAX)), u64::MAX);
         assert!((as_f64((1 << 40) + 1) - 1_099_511_627_777.0).abs() < 0.5);
+    }
+
+    #[test]
+    fn datagrams_go_to_the_addresses_in_turns() {
+        let target = "127.0.0.1:9".parse().unwrap();
+        let load = Load {
+            spread: 3,
+            ..Load::smallest(None, Duration::ZERO)
+        };
+        let source = Source::new(target, 1, load).unwrap();
+        let ends: Vec<_> = (0..4)
+            .map(|number| source.address(number).unwrap().ip().octets()[3])
+            .collect();
+        assert_eq!(ends, [1, 2, 3, 1]);
+        for wrong in [Load { spread: 0, ..load }, Load { payload: 3, ..load }] {
+            assert!(Source::new(target, 1, wrong).is_err());
+        }
     }
 
     #[test]

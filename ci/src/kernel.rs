@@ -52,11 +52,12 @@ fn commands(network: &NetworkPlan, node: &NodePlan, pod_mtu: u32) -> (String, St
          addr add {own}/32 dev {device}\n\
          link set {device} up\n\
          link add cni0 mtu {pod_mtu} type bridge\n\
-         addr add {first}/24 dev cni0\n\
+         addr add {first}/{length} dev cni0\n\
          link set cni0 up\n",
         mac = node.vtep_mac(),
         underlay = node.underlay(),
         first = network.address(node, 1),
+        length = network.block_length,
     );
     let mut entries = String::new();
     for peer in network.nodes.iter().filter(|peer| peer.name != node.name) {

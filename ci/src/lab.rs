@@ -110,6 +110,9 @@ impl Lab {
                 self.start_guest(node, checksums)?;
             }
         }
+        for network in plan.networks.iter().filter(|network| network.cable) {
+            self.lay_cable(network)?;
+        }
         for (network, node) in plan.nodes() {
             self.build_node(network, node)?;
         }
@@ -121,9 +124,40 @@ impl Lab {
                     self.start_daemon(&node.name)?;
                 }
                 NodeKind::Guest(_) => self.finish_guest(network, node)?,
-                NodeKind::Kernel => {}
+                NodeKind::Kernel | NodeKind::Bare => {}
             }
         }
+        Ok(())
+    }
+
+    /// Makes the namespaces of the network's two nodes and the veth between them.
+    fn lay_cable(&self, network: &NetworkPlan) -> Result<()> {
+        let names: Vec<_> = network.nodes.iter().map(|node| &node.name).collect();
+        let &[one, other] = names.as_slice() else {
+            bail!("a cable has two ends, not {}", names.len());
+        };
+        self.site.add_namespace(one)?;
+        self.site.add_namespace(other)?;
+        let (mtu, there) = (self.plan.mtu, self.site.namespace(other));
+        let cable =
+            format!("link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {there}\n");
+        run(
+            &["ip", "-n", &self.site.namespace(one), "-batch", "-"],
+            &cable,
+        )?;
+        Ok(())
+    }
+
+    /// Makes a node's namespace and joins it to the underlay's bridge.
+    fn join_bridge(&self, name: &str) -> Result<()> {
+        self.site.add_namespace(name)?;
+        let (underlay, own) = (self.site.namespace(UNDERLAY), self.site.namespace(name));
+        let mtu = self.plan.mtu;
+        let wire = format!(
+            "link add to-{name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {own}\n\
+             link set to-{name} master br0 up\n"
+        );
+        run(&["ip", "-n", &underlay, "-batch", "-"], &wire)?;
         Ok(())
     }
 
@@ -131,28 +165,23 @@ impl Lab {
         if matches!(node.kind, NodeKind::Guest(_)) {
             return Ok(());
         }
-        self.site.add_namespace(&node.name)?;
-        let (underlay, own) = (
-            self.site.namespace(UNDERLAY),
-            self.site.namespace(&node.name),
-        );
-        let (name, mtu) = (&node.name, self.plan.mtu);
-        let wire = format!(
-            "link add to-{name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {own}\n\
-             link set to-{name} master br0 up\n"
-        );
-        run(&["ip", "-n", &underlay, "-batch", "-"], &wire)?;
+        if !network.cable {
+            self.join_bridge(&node.name)?;
+        }
         if node.kind.appliance().is_some() {
             return self.build_appliance(network, node);
         }
-        let place = self.place(name);
+        let place = self.place(&node.name);
         place.batch("ip", &kernel::underlay_lines(network, node))?;
-        self.run(name, &["sh", "-ec", FORWARD])?;
-        if node.kind == NodeKind::Culvert {
-            let sections = "\n[host]\ndevice = \"culvert0\"\n";
-            return Files::new(&self.site, name).write(network, node, sections);
+        self.run(&node.name, &["sh", "-ec", FORWARD])?;
+        match node.kind {
+            NodeKind::Culvert => {
+                let sections = format!("\n[host]\ndevice = \"culvert0\"\n{}", node.daemon);
+                Files::new(&self.site, &node.name).write(network, node, &sections)
+            }
+            NodeKind::Bare => Ok(()),
+            _ => kernel::configure(&place, network, node, self.plan.pod_mtu()),
         }
-        kernel::configure(&place, network, node, self.plan.pod_mtu())
     }
 
     /// What the lab was made from.
@@ -267,7 +296,7 @@ impl Lab {
                 (made.result, made.address, made.address6) = (Some(result), address, address6);
             }
             NodeKind::Kernel | NodeKind::Guest(_) => {
-                let free = |host: &u8| {
+                let free = |host: &u16| {
                     let address = network.address(plan, *host);
                     !self.pods.iter().any(|other| other.address == address)
                 };
@@ -284,6 +313,7 @@ impl Lab {
                 }
                 self.join_kernel(node, pod, &addresses)?;
             }
+            NodeKind::Bare => bail!("{node} has no pod network of the lab's"),
         }
         Ok(made)
     }
@@ -322,7 +352,7 @@ impl Lab {
                     left.stdout
                 );
             }
-            NodeKind::Kernel | NodeKind::Guest(_) => {
+            NodeKind::Kernel | NodeKind::Guest(_) | NodeKind::Bare => {
                 kernel::delete_link(&self.place(&pod.node), &kernel::veth(name))?;
             }
         }

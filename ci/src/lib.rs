@@ -2,8 +2,10 @@
 //! demo, the tests and the benches. Needs root; leaves nothing behind.
 
 pub mod appliance;
+pub mod bench;
 pub mod blast;
 pub mod capture;
+mod cpu;
 mod culvert;
 pub mod demo;
 mod guest;
@@ -17,6 +19,7 @@ mod offload;
 mod plan;
 mod process;
 mod runtime;
+mod search;
 mod service;
 mod site;
 mod sweep;

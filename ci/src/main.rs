@@ -1,13 +1,15 @@
 //! `culvert-lab`: the demo, a sweep of what dead labs left, and the tools that
 //! the lab runs inside its namespaces.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use culvert_host::appliance::Arch;
+use culvert_lab::bench::{self, exchange, forwarder};
 use culvert_lab::{Kept, blast, demo, hold, inject, no_panic, sweep, tear_down_on_panic};
 use serde::Serialize;
 
@@ -41,14 +43,35 @@ enum Verb {
               conflicts_with_all = ["keep", "peer_only", "encap"])]
         appliance: Option<Arch>,
     },
+    /// Measure culvert beside the kernel and others, and write the report.
+    Bench {
+        /// Three rounds and not seven.
+        #[arg(long)]
+        quick: bool,
+        /// Measure these setups only, and the kernel.
+        #[arg(long, value_delimiter = ',', value_name = "SETUP")]
+        setups: Vec<String>,
+        /// Measure this only.
+        #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
+        only: Vec<bench::Measure>,
+        /// Directory for the report; benches/results for a whole run without it.
+        #[arg(long, value_name = "DIRECTORY")]
+        out: Option<PathBuf>,
+    },
     /// Take down what dead labs and kept ones left.
     Sweep,
-    /// Send the smallest datagrams.
+    /// Send datagrams.
     #[command(hide = true)]
     Blast {
         target: SocketAddrV4,
         #[arg(long)]
         run: u32,
+        /// Bytes of each one's payload.
+        #[arg(long, default_value_t = blast::PAYLOAD)]
+        payload: usize,
+        /// To how many addresses.
+        #[arg(long, default_value_t = 1)]
+        spread: u32,
         /// Datagrams a second; as fast as it goes without it.
         #[arg(long)]
         rate: Option<u64>,
@@ -69,6 +92,34 @@ enum Verb {
         run: u32,
         #[arg(long)]
         limit_ms: u64,
+    },
+    /// Send datagrams back.
+    #[command(hide = true)]
+    Echo { at: SocketAddrV4 },
+    /// Send requests that are sent back, and time them.
+    #[command(hide = true)]
+    Requests {
+        target: SocketAddrV4,
+        #[arg(long)]
+        time_ms: u64,
+    },
+    /// Take connections and close them.
+    #[command(hide = true)]
+    Accept { at: SocketAddrV4 },
+    /// Make connections that are closed.
+    #[command(hide = true)]
+    Connections {
+        target: SocketAddrV4,
+        #[arg(long)]
+        time_ms: u64,
+    },
+    /// Forward frames of a TAP device that it makes, as one would first write it.
+    #[command(hide = true)]
+    Forward {
+        device: String,
+        local: Ipv4Addr,
+        peer: Ipv4Addr,
+        vni: u32,
     },
     /// Send raw frames, given in hexadecimal digits, out of a device.
     #[command(hide = true)]
@@ -123,27 +174,62 @@ fn act(verb: Verb) -> Result<()> {
             );
             Ok(())
         }
+        Verb::Bench {
+            quick,
+            setups,
+            only,
+            out,
+        } => bench::run(bench::Options {
+            quick,
+            setups,
+            measures: only,
+            out,
+        }),
         Verb::Blast {
             target,
             run,
+            payload,
+            spread,
             rate,
             time_ms,
-        } => print_json(&blast::blast(
-            target,
-            run,
-            rate,
-            Duration::from_millis(time_ms),
-        )?),
+        } => {
+            let load = blast::Load {
+                rate,
+                time: Duration::from_millis(time_ms),
+                payload,
+                spread,
+            };
+            print_json(&blast::blast(target, run, load)?)
+        }
         Verb::Sink { at, run, limit_ms } => {
             let limit = Duration::from_millis(limit_ms);
-            print_json(&blast::sink(at, run, limit, || {
-                println!("{}", blast::LISTENING)
-            })?)
+            print_json(&blast::sink(at, run, limit, listening)?)
         }
+        Verb::Echo { at } => exchange::echo(at, listening),
+        Verb::Requests { target, time_ms } => {
+            print_json(&exchange::requests(target, Duration::from_millis(time_ms))?)
+        }
+        Verb::Accept { at } => exchange::accept(at, listening),
+        Verb::Connections { target, time_ms } => print_json(&exchange::connections(
+            target,
+            Duration::from_millis(time_ms),
+        )?),
+        Verb::Forward {
+            device,
+            local,
+            peer,
+            vni,
+        } => forwarder::forward(&device, (local, peer), vni, || {
+            println!("{}", forwarder::READY)
+        }),
         Verb::NoPanic { target } => no_panic(&target),
         Verb::Inject { device, frames } => inject(&device, &frames),
         Verb::Hold { panic, guest } => hold(panic, guest),
     }
+}
+
+fn listening() {
+    println!("{}", blast::LISTENING);
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

@@ -8,15 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::blast::{LISTENING, Seen, Sent, as_f64};
+use crate::blast::{self, LISTENING, Seen, Sent, as_f64};
 use crate::culvert::own_dir;
 use crate::lab::Lab;
+use crate::search::{Begin, highest};
 
-/// Loss below which a rate counts as held.
-const LOSS: f64 = 0.01;
-/// How long each step of the search for a rate lasts, and how many there are.
-const STEP: Duration = Duration::from_millis(300);
-const STEPS: u32 = 6;
+/// How long each step of the search for a rate lasts.
+pub(crate) const STEP: Duration = Duration::from_millis(300);
 
 /// Round trips of echo requests.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +47,8 @@ pub struct Throughput {
 pub enum Load {
     /// One TCP stream as fast as it goes.
     Tcp,
+    /// So many of them.
+    TcpStreams(u8),
     /// One TCP stream at this many Mbit/s.
     TcpAt(u32),
     /// UDP at this many Mbit/s, in datagrams of 1,400 bytes.
@@ -62,6 +62,10 @@ pub struct Step {
     pub sent_pps: f64,
     /// Datagrams a second that arrived.
     pub received_pps: f64,
+    /// Seconds that the machine's processors worked meanwhile.
+    pub busy: f64,
+    /// Seconds that the source sent.
+    pub seconds: f64,
     /// Counts of the sink.
     pub seen: Seen,
 }
@@ -127,8 +131,14 @@ impl Lab {
         if let Some(rate) = &rate {
             argv.extend(["-b", rate]);
         }
-        if matches!(load, Load::Udp(_)) {
-            argv.extend(["-u", "-l", "1400", "-w", "1M"]);
+        let streams;
+        match load {
+            Load::Udp(_) => argv.extend(["-u", "-l", "1400", "-w", "1M"]),
+            Load::TcpStreams(count) => {
+                streams = count.to_string();
+                argv.extend(["-P", &streams]);
+            }
+            Load::Tcp | Load::TcpAt(_) => {}
         }
         let output = self.exec(from, &argv, time + Duration::from_secs(15))?;
         let what = || format!("`{}` in {from}: {}", output.command, server.printed());
@@ -145,32 +155,46 @@ impl Lab {
     pub fn blast(
         &self,
         from: &str,
-        (place, address): (&str, Ipv4Addr),
+        to: (&str, Ipv4Addr),
         rate: Option<u64>,
         time: Duration,
     ) -> Result<Step> {
+        self.blast_load(from, to, blast::Load::smallest(rate, time))
+    }
+
+    /// Sends datagrams from a place to a sink in another, which has all the addresses
+    /// that they are spread over.
+    ///
+    /// # Errors
+    /// When the source or the sink fails.
+    pub fn blast_load(
+        &self,
+        from: &str,
+        (place, address): (&str, Ipv4Addr),
+        load: blast::Load,
+    ) -> Result<Step> {
         static RUN: AtomicU32 = AtomicU32::new(1);
         let run = RUN.fetch_add(1, Ordering::Relaxed).to_string();
-        let tool = own_dir()?.join("culvert-lab").display().to_string();
-        let target = format!("{address}:{}", next_port());
+        let tool = own_tool()?;
+        let (port, time) = (next_port(), load.time);
+        let target = format!("{address}:{port}");
+        let at = match load.spread {
+            1 => target.clone(),
+            _ => format!("0.0.0.0:{port}"),
+        };
         let limit = (time.as_millis() + 8_000).to_string();
-        let sink = [&tool, "sink", &target, "--run", &run, "--limit-ms", &limit];
+        let sink = [&tool, "sink", &at, "--run", &run, "--limit-ms", &limit];
         let sink = self.spawn(place, &sink, |printed| printed.contains(LISTENING))?;
-        let (time_ms, rate) = (
-            time.as_millis().to_string(),
-            rate.map(|rate| rate.to_string()),
-        );
-        let mut argv = vec![
-            tool.as_str(),
-            "blast",
-            &target,
-            "--run",
-            &run,
-            "--time-ms",
-            &time_ms,
+        let given = [
+            ("--run", Some(run.clone())),
+            ("--time-ms", Some(time.as_millis().to_string())),
+            ("--payload", Some(load.payload.to_string())),
+            ("--spread", Some(load.spread.to_string())),
+            ("--rate", load.rate.map(|rate| rate.to_string())),
         ];
-        if let Some(rate) = &rate {
-            argv.extend(["--rate", rate]);
+        let mut argv = vec![tool.as_str(), "blast", &target];
+        for (name, value) in &given {
+            argv.extend(value.iter().flat_map(|value| [*name, value.as_str()]));
         }
         let output = self
             .exec(from, &argv, time + Duration::from_secs(8))?
@@ -188,6 +212,8 @@ impl Lab {
         Ok(Step {
             sent_pps: as_f64(sent.sent) / sent.seconds,
             received_pps: as_f64(seen.received) / sent.seconds,
+            busy: sent.busy,
+            seconds: sent.seconds,
             seen,
         })
     }
@@ -198,26 +224,8 @@ impl Lab {
     /// # Errors
     /// When the source or the sink fails, or no step held its loss below 1 %.
     pub fn highest_rate(&self, from: &str, to: (&str, Ipv4Addr)) -> Result<f64> {
-        let most = self.blast(from, to, None, STEP)?;
-        if most.seen.loss() < LOSS {
-            return Ok(most.received_pps);
-        }
-        let (mut low, mut high, mut best) = (0.0, most.sent_pps, None);
-        // What got through under overload is the best first guess.
-        let mut rate = most.received_pps.max(1_000.0).min(high);
-        for _ in 0..STEPS {
-            let step = self.blast(from, to, Some(whole(rate)), STEP)?;
-            if step.seen.loss() < LOSS {
-                low = rate;
-                best = Some(step.received_pps.max(best.unwrap_or(0.0)));
-            } else {
-                high = rate;
-            }
-            rate = (low + high) / 2.0;
-        }
-        best.with_context(|| {
-            format!("loss of 1 % and more at every rate down to {rate:.0} a second")
-        })
+        let step = |rate| self.blast(from, to, rate, STEP);
+        Ok(highest(Begin::Overload, step)?.received_pps)
     }
 
     /// Whether a device of a place offloads: switches checksum and segmentation
@@ -240,7 +248,7 @@ impl Lab {
 impl Load {
     fn rate(self) -> Option<String> {
         match self {
-            Self::Tcp => None,
+            Self::Tcp | Self::TcpStreams(_) => None,
             Self::TcpAt(mbits) | Self::Udp(mbits) => Some(format!("{mbits}M")),
         }
     }
@@ -248,15 +256,14 @@ impl Load {
 
 /// A port that no earlier measurement of this process used, so that nothing
 /// that comes late is counted.
-fn next_port() -> u16 {
+pub(crate) fn next_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000
 }
 
-/// A rate in whole datagrams, at least 1.
-fn whole(rate: f64) -> u64 {
-    // Through text: there is no lossless conversion from a float.
-    format!("{rate:.0}").parse().unwrap_or(1).max(1)
+/// The lab's own program, which has the tools that run inside its namespaces.
+pub(crate) fn own_tool() -> Result<String> {
+    Ok(own_dir()?.join("culvert-lab").display().to_string())
 }
 
 fn parse_ping(text: &str) -> Result<Ping> {
@@ -298,7 +305,9 @@ fn parse_iperf(text: &str, load: Load) -> Result<Throughput> {
     // In iperf3 3.12 `sum` of a UDP run has the receiver's losses and the
     // sender's bytes.
     let (received, lost_percent) = match load {
-        Load::Tcp | Load::TcpAt(_) => (end["sum_received"]["bits_per_second"].as_f64(), Some(0.0)),
+        Load::Tcp | Load::TcpStreams(_) | Load::TcpAt(_) => {
+            (end["sum_received"]["bits_per_second"].as_f64(), Some(0.0))
+        }
         Load::Udp(_) => {
             let lost = end["sum"]["lost_percent"].as_f64();
             let sent = end["sum"]["bits_per_second"].as_f64();
@@ -350,15 +359,10 @@ mod tests {
         assert_eq!(parse_iperf(tcp, Load::Tcp).unwrap(), want);
         let udp = r#"{"end":{"sum":{"bits_per_second":1e8,"lost_percent":50.0}}}"#;
         assert!((parse_iperf(udp, Load::Udp(100)).unwrap().gbits - 0.05).abs() < 1e-9);
+        let streams = parse_iperf(tcp, Load::TcpStreams(4)).unwrap();
+        assert!((streams.gbits - 2.5).abs() < 1e-9);
         let error = parse_iperf(r#"{"error":"unable to connect"}"#, Load::Tcp).unwrap_err();
         assert!(error.to_string().contains("unable to connect"));
         assert!(parse_iperf("{}", Load::Tcp).is_err());
-    }
-
-    #[test]
-    fn rates_are_whole_and_never_zero() {
-        assert_eq!(whole(0.2), 1);
-        assert_eq!(whole(350_000.4), 350_000);
-        assert_eq!(whole(f64::NAN), 1);
     }
 }

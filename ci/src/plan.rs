@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use culvert_host::appliance::Arch;
 
 use crate::guest::Checksums;
@@ -19,6 +19,9 @@ pub enum NodeKind {
     /// A machine of its own with Debian's kernel, configured as a kernel node
     /// and for IPv6 too; see [`crate::Guest`].
     Guest(Checksums),
+    /// A namespace with the node's addresses on the underlay; its pod network is made
+    /// by whoever builds the lab.
+    Bare,
 }
 
 impl NodeKind {
@@ -33,7 +36,7 @@ impl NodeKind {
     pub fn appliance(self) -> Option<Arch> {
         match self {
             NodeKind::Appliance(arch) => Some(arch),
-            NodeKind::Culvert | NodeKind::Kernel | NodeKind::Guest(_) => None,
+            NodeKind::Culvert | NodeKind::Kernel | NodeKind::Guest(_) | NodeKind::Bare => None,
         }
     }
 }
@@ -50,6 +53,8 @@ pub struct NodePlan {
     pub number: u8,
     /// Further lines for its entry in the cluster file.
     pub settings: String,
+    /// Further lines at the end of its daemon's own configuration.
+    pub daemon: String,
     /// Whether its appliance has a management port, whose wire is the node's TAP `tapm`.
     pub managed: bool,
 }
@@ -63,6 +68,7 @@ impl NodePlan {
             kind,
             number,
             settings: String::new(),
+            daemon: String::new(),
             managed: false,
         }
     }
@@ -91,7 +97,7 @@ impl NodePlan {
     pub fn vtep_mac(&self) -> String {
         let first = match self.kind {
             NodeKind::Culvert | NodeKind::Appliance(_) => "0a:63",
-            NodeKind::Kernel | NodeKind::Guest(_) => "6e:6b",
+            NodeKind::Kernel | NodeKind::Guest(_) | NodeKind::Bare => "6e:6b",
         };
         let [a, b, c, d] = self.underlay().octets();
         format!("{first}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
@@ -120,6 +126,12 @@ pub struct NetworkPlan {
     /// Lengths of the prefixes that a node shares with its neighbors, IPv4 and
     /// IPv6; the rest of the underlay is reached without a router all the same.
     pub subnets: (u8, u8),
+    /// Length of each node's block of IPv4 addresses, 16 to 24; below 24 the nodes'
+    /// numbers have only so many bits less.
+    pub block_length: u8,
+    /// Whether its nodes, two of them, are joined by one veth and not by the underlay's
+    /// bridge, so that a measurement has nothing of it.
+    pub cable: bool,
 }
 
 impl Default for NetworkPlan {
@@ -135,6 +147,8 @@ impl Default for NetworkPlan {
             dual_stack: false,
             over_v6: false,
             subnets: (24, 64),
+            block_length: 24,
+            cable: false,
         }
     }
 }
@@ -149,14 +163,16 @@ impl NetworkPlan {
     /// Address number `host` in the block of `node`; 0 is the node's own
     /// address in the pod network.
     #[must_use]
-    pub fn address(&self, node: &NodePlan, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.net, node.number, host)
+    pub fn address(&self, node: &NodePlan, host: u16) -> Ipv4Addr {
+        let block = u32::from(node.number) << (32 - self.block_length);
+        let net = Ipv4Addr::new(10, self.net, 0, 0).to_bits();
+        Ipv4Addr::from_bits(net + block + u32::from(host))
     }
 
     /// IPv6 address number `host` in the IPv6 block of `node`.
     #[must_use]
-    pub fn address6(&self, node: &NodePlan, host: u8) -> Ipv6Addr {
-        let [net, number, host] = [self.net, node.number, host].map(u16::from);
+    pub fn address6(&self, node: &NodePlan, host: u16) -> Ipv6Addr {
+        let [net, number] = [self.net, node.number].map(u16::from);
         Ipv6Addr::new(0xfd00, net, number, 0, 0, 0, 0, host)
     }
 
@@ -169,7 +185,37 @@ impl NetworkPlan {
     /// The block of addresses of the pods on `node`.
     #[must_use]
     pub fn block(&self, node: &NodePlan) -> String {
-        format!("{}/24", self.address(node, 0))
+        format!("{}/{}", self.address(node, 0), self.block_length)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (name, length) = (&self.name, self.block_length);
+        ensure!(
+            (16..=24).contains(&length),
+            "network {name}: blocks of length {length} are not in 16..=24"
+        );
+        let most = 1_u32 << (length - 16);
+        let high = |node: &&NodePlan| u32::from(node.number) >= most;
+        if let Some(node) = self.nodes.iter().find(high) {
+            bail!(
+                "{}: number {} is not below {most}, which blocks of length {length} allow",
+                node.name,
+                node.number
+            );
+        }
+        ensure!(
+            !self.cable || self.nodes.len() == 2,
+            "network {name}: one veth joins two nodes, and it has {}",
+            self.nodes.len()
+        );
+        let other = |node: &&NodePlan| {
+            matches!(node.kind, NodeKind::Guest(_)) || node.kind.appliance().is_some()
+        };
+        ensure!(
+            !self.cable || !self.nodes.iter().any(|node| other(&node)),
+            "network {name}: guests and appliances are on the underlay's bridge only"
+        );
+        Ok(())
     }
 
     /// The cluster file that all culvert nodes of the network read.
@@ -261,6 +307,9 @@ impl Plan {
             );
             seen.push(node);
         }
+        for network in &self.networks {
+            network.check()?;
+        }
         let mut nets: Vec<u8> = self.networks.iter().map(|network| network.net).collect();
         nets.sort_unstable();
         ensure!(
@@ -335,6 +384,24 @@ mod tests {
             let error = plan(nodes).check().unwrap_err().to_string();
             assert!(error.contains(said), "{said}: {error}");
         }
+        let wide = |block_length, cable| {
+            let mut wide = plan(vec![kernel("n1", 15), kernel("n2", 16)]);
+            (wide.networks[0].block_length, wide.networks[0].cable) = (block_length, cable);
+            wide
+        };
+        wide(21, true).check().unwrap();
+        assert_eq!(
+            wide(21, true).networks[0].block(&kernel("n1", 15)),
+            "10.244.120.0/21"
+        );
+        for (length, said) in [(20, "n2: number 16"), (25, "length 25"), (15, "length 15")] {
+            let error = wide(length, false).check().unwrap_err().to_string();
+            assert!(error.contains(said), "{said}: {error}");
+        }
+        let mut three = wide(24, true);
+        three.networks[0].nodes.push(kernel("n3", 3));
+        let error = three.check().unwrap_err().to_string();
+        assert!(error.contains("joins two nodes"), "{error}");
         let low = Plan {
             mtu: 100,
             ..plan(vec![])

@@ -2,7 +2,7 @@
 //! rounds interleaved, medians.
 //!
 //! `cargo bench -p culvert-benches --bench fib -- [ipv4|ipv6] [ROUTES] [rounds=N] [record]`.
-//! With `--features peer-dpdk` (after `ci/setup --peers`) also DPDK's rte_lpm and
+//! With `--features peer-dpdk` (after `ci/setup --dpdk`) also DPDK's rte_lpm and
 //! rte_lpm6, in a process of their own. With `record` it writes the medians, plots of
 //! them and what the machine is to `results/`.
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]

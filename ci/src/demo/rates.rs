@@ -34,7 +34,7 @@ pub(crate) fn compare(lab: &Lab, progress: &mut Progress) -> Result<Comparison> 
     let ours = match lab.node("n1")?.1.kind {
         NodeKind::Culvert => "culvert",
         NodeKind::Appliance(_) => "appliance",
-        NodeKind::Kernel | NodeKind::Guest(_) => "kernel (n1 to n2)",
+        NodeKind::Kernel | NodeKind::Guest(_) | NodeKind::Bare => "kernel (n1 to n2)",
     };
     let rates = |name: &str| Rates {
         name: name.into(),
