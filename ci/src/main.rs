@@ -57,6 +57,10 @@ enum Verb {
         /// Directory for the report; benches/results for a whole run without it.
         #[arg(long, value_name = "DIRECTORY")]
         out: Option<PathBuf>,
+        /// Fail when a ratio of culvert's is worse than in the recorded report, beyond
+        /// the noise.
+        #[arg(long)]
+        check: bool,
     },
     /// Take down what dead labs and kept ones left.
     Sweep,
@@ -179,11 +183,13 @@ fn act(verb: Verb) -> Result<()> {
             setups,
             only,
             out,
+            check,
         } => bench::run(bench::Options {
             quick,
             setups,
             measures: only,
             out,
+            check,
         }),
         Verb::Blast {
             target,

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
@@ -52,91 +52,59 @@ pub struct Figure {
     pub unit: &'static str,
     /// Which values are better.
     pub better: Better,
+    /// The step that yields it.
+    pub measure: Measure,
     /// What is to be reached.
     pub goal: Option<Goal>,
 }
 
+use Better::{Higher, Lower};
+use Measure::{Connections as Connect, Endpoints, Latency as Request, Tcp1, Tcp4, Udp64, Udp1400};
+
+/// All figures, in the order of the tables.
+#[rustfmt::skip]
+pub static FIGURES: &[Figure] = &[
+    figure("tcp-1", "TCP, 1 stream", ("Gbit/s", Higher), Tcp1).reach(0.65, Some(0.55), 0.8),
+    figure("tcp-4", "TCP, 4 streams", ("Gbit/s", Higher), Tcp4).reach(0.5, None, 0.8),
+    figure("udp-64", "UDP, 64-byte frames", ("kpps", Higher), Udp64).reach(1.5, None, 2.2),
+    figure("udp-1400", "UDP, 1,400-byte datagrams", ("kpps", Higher), Udp1400),
+    figure("latency-p50", "request/response, p50", ("µs", Lower), Request).reach(2.0, None, 1.3),
+    figure("latency-p99", "request/response, p99", ("µs", Lower), Request),
+    figure("latency-p999", "request/response, p99.9", ("µs", Lower), Request),
+    figure("connections", "TCP connections", ("1/s", Higher), Connect),
+    figure("cpu-gigabyte", "CPU a gigabyte of TCP", ("s", Lower), Tcp1),
+    figure("cpu-packet", "CPU a 64-byte frame", ("µs", Lower), Udp64),
+    figure("endpoints-1", "64-byte frames to 1 endpoint", ("kpps", Higher), Endpoints),
+    figure("endpoints-100", "64-byte frames to 100 endpoints", ("kpps", Higher), Endpoints),
+    figure("endpoints-1000", "64-byte frames to 1,000 endpoints", ("kpps", Higher), Endpoints),
+];
+
 const fn figure(
     key: &'static str,
     name: &'static str,
-    unit: &'static str,
-    better: Better,
+    (unit, better): (&'static str, Better),
+    measure: Measure,
 ) -> Figure {
     Figure {
         key,
         name,
         unit,
         better,
+        measure,
         goal: None,
     }
 }
 
-const fn goal(figure: Figure, median: f64, quarter: Option<f64>, aim: f64) -> Figure {
-    Figure {
-        goal: Some(Goal {
+impl Figure {
+    const fn reach(mut self, median: f64, quarter: Option<f64>, aim: f64) -> Self {
+        self.goal = Some(Goal {
             median,
             quarter,
             aim,
-        }),
-        ..figure
+        });
+        self
     }
-}
 
-use Better::{Higher, Lower};
-
-/// All figures, in the order of the tables.
-pub static FIGURES: &[Figure] = &[
-    goal(
-        figure("tcp-1", "TCP, 1 stream", "Gbit/s", Higher),
-        0.65,
-        Some(0.55),
-        0.8,
-    ),
-    goal(
-        figure("tcp-4", "TCP, 4 streams", "Gbit/s", Higher),
-        0.5,
-        None,
-        0.8,
-    ),
-    goal(
-        figure("udp-64", "UDP, 64-byte frames", "kpps", Higher),
-        1.5,
-        None,
-        2.2,
-    ),
-    figure("udp-1400", "UDP, 1,400-byte datagrams", "kpps", Higher),
-    goal(
-        figure("latency-p50", "request/response, p50", "µs", Lower),
-        2.0,
-        None,
-        1.3,
-    ),
-    figure("latency-p99", "request/response, p99", "µs", Lower),
-    figure("latency-p999", "request/response, p99.9", "µs", Lower),
-    figure("connections", "TCP connections", "1/s", Higher),
-    figure("cpu-gigabyte", "CPU a gigabyte of TCP", "s", Lower),
-    figure("cpu-packet", "CPU a 64-byte frame", "µs", Lower),
-    figure(
-        "endpoints-1",
-        "64-byte frames to 1 endpoint",
-        "kpps",
-        Higher,
-    ),
-    figure(
-        "endpoints-100",
-        "64-byte frames to 100 endpoints",
-        "kpps",
-        Higher,
-    ),
-    figure(
-        "endpoints-1000",
-        "64-byte frames to 1,000 endpoints",
-        "kpps",
-        Higher,
-    ),
-];
-
-impl Figure {
     /// The figure that is called so in files.
     #[must_use]
     pub fn named(key: &str) -> Option<&'static Self> {
@@ -200,7 +168,8 @@ impl Measure {
         match self {
             Self::Tcp1 => tcp(lab, (from, to), 1),
             Self::Tcp4 => tcp(lab, (from, to), 4),
-            Self::Udp64 | Self::Endpoints => {
+            Self::Endpoints => bail!("many endpoints have rounds of their own"),
+            Self::Udp64 => {
                 let best = datagrams(lab, (from, to), (PAYLOAD, 1), hint)?;
                 let each = best.busy / as_f64(best.seen.received) * 1e6;
                 Ok(vec![

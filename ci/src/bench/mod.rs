@@ -1,15 +1,19 @@
 //! `ci/bench`: culvert beside the kernel and others, in rounds in which each has its
 //! turn, so that all see the same machine.
 
+pub mod check;
+mod endpoints;
 pub mod exchange;
 pub mod figures;
 pub mod forwarder;
 pub mod machine;
+mod plot;
 mod progress;
 pub mod recorded;
 pub mod report;
 pub mod setups;
 pub mod statistics;
+pub mod summary;
 mod vswitch;
 
 use std::collections::BTreeMap;
@@ -17,18 +21,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use comfy_table::{Table, presets};
 
 pub use figures::Measure;
+use figures::{Figure, Values};
 use machine::Machine;
 use progress::Progress;
 use recorded::Recorded;
 use report::{Report, Sample, rows};
 use setups::Site;
+use statistics::Spread;
+
+use crate::blast::PAYLOAD;
 pub use setups::{KERNEL, SETUPS, Setup};
 
 /// Rounds of a whole run, and of a quick one.
 const ROUNDS: u32 = 7;
 const QUICK: u32 = 3;
+
+/// How many endpoints there are, and the figures of that.
+const ENDPOINTS: [(u32, &str); 3] = [
+    (1, "endpoints-1"),
+    (100, "endpoints-100"),
+    (1_000, "endpoints-1000"),
+];
+/// Seconds in which a setup gets a thousand endpoints, about.
+const GROW: f64 = 15.0;
 
 /// What the run is to be.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +59,8 @@ pub struct Options {
     pub measures: Vec<Measure>,
     /// Where the report is written.
     pub out: Option<PathBuf>,
+    /// Compare with the recorded report, and leave that as it is.
+    pub check: bool,
 }
 
 impl Options {
@@ -64,7 +84,13 @@ impl Options {
     }
 
     fn is_whole(&self) -> bool {
-        !self.quick && self.setups.is_empty() && self.measures.is_empty()
+        !self.quick && !self.check && self.setups.is_empty() && self.measures.is_empty()
+    }
+
+    /// Whether a figure of a setup was to be measured.
+    fn asks(&self, setup: &str, figure: &Figure) -> bool {
+        let named = self.setups.is_empty() || self.setups.iter().any(|key| key == setup);
+        named && self.wants(figure.measure)
     }
 }
 
@@ -92,6 +118,11 @@ pub fn run(options: Options) -> Result<()> {
         None if options.is_whole() => root.join("benches/results"),
         None => crate::culvert::own_dir()?.join("../bench"),
     };
+    let file = root.join("benches/results/host.json");
+    let before = match options.check {
+        true => Some(Report::read(&file)?),
+        false => None,
+    };
     let recorded = Recorded::read(&root)?;
     let mut run = Run {
         progress: Progress::start(),
@@ -103,6 +134,9 @@ pub fn run(options: Options) -> Result<()> {
     };
     run.plan(&setups);
     let machine = run.pairs(&setups)?;
+    if run.options.wants(Measure::Endpoints) {
+        run.endpoints(&setups)?;
+    }
     let report = Report {
         machine,
         rounds: run.options.rounds(),
@@ -113,16 +147,69 @@ pub fn run(options: Options) -> Result<()> {
         recorded,
         samples: run.samples,
     };
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    write(&report, &out)?;
+    println!("\n{}", table(&report));
+    println!("The report is in {}.", out.display());
+    let mut failures = report.problems.clone();
+    if let Some(before) = before {
+        failures.extend(compare(&report, &before, &run.options));
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn write(report: &Report, out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     fs::write(out.join("host.json"), report.json()?)?;
     fs::write(out.join("host.csv"), report.csv())?;
-    println!("{}", report.csv());
-    ensure!(
-        report.problems.is_empty(),
-        "steps failed:\n{}",
-        report.problems.join("\n")
-    );
-    Ok(())
+    fs::write(out.join("host.md"), summary::page(report))?;
+    summary::plots(report, out)
+}
+
+/// What has become worse, in words; says so too when the machines differ.
+fn compare(report: &Report, before: &Report, options: &Options) -> Vec<String> {
+    if !report.machine.is_like(&before.machine) {
+        println!(
+            "note: the recorded report is of another machine ({}, {} processors, Linux {})",
+            before.machine.processor, before.machine.processors, before.machine.kernel
+        );
+    }
+    let worse = check::compare(report, before, |setup, figure| options.asks(setup, figure));
+    if worse.is_empty() {
+        println!("No ratio is worse than the recorded one beyond the noise.");
+    }
+    let said = worse
+        .iter()
+        .map(|one| format!("slower than recorded: {one}"));
+    said.collect()
+}
+
+/// The medians and ratios for a terminal.
+fn table(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header([
+        "figure",
+        "setup",
+        "median",
+        "quarters",
+        "to the kernel",
+        "quarters",
+    ]);
+    for row in &report.rows {
+        let name = Figure::named(&row.figure).map_or("", |figure| figure.name);
+        let quarters = |spread: Spread| format!("{:.2} – {:.2}", spread.lower, spread.upper);
+        table.add_row([
+            format!("{name}, {}", row.unit),
+            row.setup.clone(),
+            format!("{:.2}", row.value.median),
+            quarters(row.value),
+            row.ratio
+                .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median)),
+            row.ratio.map_or_else(String::new, quarters),
+        ]);
+    }
+    table.to_string()
 }
 
 impl Run {
@@ -136,6 +223,62 @@ impl Run {
             .sum();
         let count = f64::from(u32::try_from(setups.len()).unwrap_or(u32::MAX));
         self.progress.expect(count * (1.5 + rounds * each));
+        if self.options.wants(Measure::Endpoints) {
+            let many = setups.iter().filter(|setup| setup.endpoints).count();
+            let many = f64::from(u32::try_from(many).unwrap_or(u32::MAX));
+            let steps = f64::from(u32::try_from(ENDPOINTS.len()).unwrap_or(u32::MAX));
+            let each = steps * rounds * Measure::Endpoints.seconds();
+            self.progress.expect(many * (1.5 + GROW + each));
+        }
+    }
+
+    /// The rounds to one, a hundred and a thousand endpoints.
+    fn endpoints(&mut self, setups: &[Setup]) -> Result<()> {
+        let mut sites = Vec::new();
+        for setup in setups.iter().filter(|setup| setup.endpoints) {
+            if !self.left_out.contains_key(setup.key) {
+                sites.extend(self.build(*setup, true)?);
+            }
+        }
+        let mut has = 1;
+        for (count, figure) in ENDPOINTS {
+            sites.retain(|site| count == has || self.grow(site, (has, count)));
+            has = count;
+            for round in 1..=self.options.rounds() {
+                for site in &sites {
+                    self.spread(round, site, (count, figure));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes endpoints; says whether that went well.
+    fn grow(&mut self, site: &Site, (has, count): (u32, u32)) -> bool {
+        let name = format!("make {count} endpoints: {}", site.setup.name);
+        let seconds = GROW * f64::from(count - has) / 1_000.0;
+        let grown = self.progress.step(&name, seconds, || {
+            site.grow(has, count).map(|()| Vec::new())
+        });
+        let well = grown.is_ok();
+        self.note(0, site.setup.key, grown);
+        well
+    }
+
+    fn spread(&mut self, round: u32, site: &Site, (count, figure): (u32, &'static str)) {
+        let (key, rounds) = (site.setup.key, self.options.rounds());
+        let name = format!(
+            "round {round} of {rounds}, {count} endpoints: {}",
+            site.setup.name
+        );
+        let hint = self.hints.entry((key, figure.to_owned())).or_default();
+        let way = (site.from, site.to);
+        let seconds = Measure::Endpoints.seconds();
+        let taken = self.progress.step(&name, seconds, || {
+            let best = figures::datagrams(&site.lab, way, (PAYLOAD, count), hint)?;
+            Ok(vec![(figure, best.received_pps / 1e3)])
+        });
+        self.note(round, key, taken);
     }
 
     /// The rounds between two pods.
@@ -188,15 +331,18 @@ impl Run {
         let taken = self.progress.step(&name, measure.seconds(), || {
             measure.take(&site.lab, way, hint)
         });
+        self.note(round, key, taken);
+    }
+
+    fn note(&mut self, round: u32, setup: &str, taken: Result<Values>) {
+        let sample = |(figure, value): (&str, f64)| Sample {
+            round,
+            setup: setup.to_owned(),
+            figure: figure.to_owned(),
+            value,
+        };
         match taken {
-            Ok(values) => self
-                .samples
-                .extend(values.into_iter().map(|(figure, value)| Sample {
-                    round,
-                    setup: key.to_owned(),
-                    figure: figure.to_owned(),
-                    value,
-                })),
+            Ok(values) => self.samples.extend(values.into_iter().map(sample)),
             Err(error) => {
                 println!("failed: {error:#}");
                 self.problems.push(format!("{error:#}"));
