@@ -14,8 +14,6 @@ const MAKER: &str = "maker";
 /// Keeps new devices from saying hello by IPv6: on a bridge a thousand hear it from each of
 /// a thousand, which takes the machine minutes.
 const QUIET: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6";
-/// Devices that one call of `ip -batch` makes.
-const BATCH: u32 = 250;
 
 impl Site {
     /// Gives the receiving pod's namespace further devices until there are `count` in
@@ -69,35 +67,40 @@ impl Site {
     /// one of the thousand entries that the kernel has for the whole machine.
     fn grow_bridge(&self, has: u32, count: u32) -> Result<()> {
         let (place, first) = self.to;
-        let node = self.lab.pod(place)?.node.clone();
-        let (there, own) = (self.lab.namespace(&node), self.lab.namespace(place));
-        let mtu = self.lab.plan().pod_mtu();
-        let mut begin = has;
-        while begin < count {
-            let end = count.min(begin + BATCH);
-            let (mut links, mut entries, mut inside) =
-                (String::new(), String::new(), String::new());
-            for index in begin..end {
-                let address = Ipv4Addr::from_bits(first.to_bits() + index);
-                let mac = format!("02:00:00:00:{:02x}:{:02x}", index >> 8, index & 0xff);
-                writeln!(
-                    links,
-                    "link add v{index} mtu {mtu} type veth peer name eth{index} mtu {mtu} \
-                     address {mac} netns {own}\n\
-                     link set v{index} master cni0 up\n\
-                     neigh add {address} lladdr {mac} dev cni0 nud permanent"
-                )?;
-                writeln!(entries, "fdb add {mac} dev v{index} master static")?;
-                writeln!(
-                    inside,
-                    "addr add {address}/32 dev eth{index}\nlink set eth{index} arp off up"
-                )?;
-            }
-            run(&["ip", "-n", &there, "-batch", "-"], &links)?;
-            run(&["bridge", "-n", &there, "-batch", "-"], &entries)?;
-            run(&["ip", "-n", &own, "-batch", "-"], &inside)?;
-            begin = end;
+        let node = &self.lab.pod(place)?.node;
+        let (there, own) = (self.lab.namespace(node), self.lab.namespace(place));
+        let (mtu, address) = (self.lab.plan().pod_mtu(), |index| {
+            Ipv4Addr::from_bits(first.to_bits() + index)
+        });
+        let mac = |index: u32| format!("02:00:00:00:{:02x}:{:02x}", index >> 8, index & 0xff);
+        let (mut links, mut ports, mut inside) = (String::new(), String::new(), String::new());
+        for index in has..count {
+            let (address, mac) = (address(index), mac(index));
+            writeln!(
+                links,
+                "link add v{index} mtu {mtu} type veth peer name eth{index} mtu {mtu} \
+                 address {mac} netns {own}\n\
+                 link set v{index} master cni0 up"
+            )?;
+            writeln!(ports, "fdb add {mac} dev v{index} master static")?;
+            writeln!(
+                inside,
+                "addr add {address}/32 dev eth{index}\nlink set eth{index} arp off up"
+            )?;
         }
+        run(&["ip", "-n", &there, "-batch", "-"], &links)?;
+        run(&["bridge", "-n", &there, "-batch", "-"], &ports)?;
+        run(&["ip", "-n", &own, "-batch", "-"], &inside)?;
+        // Last and all: a bridge whose own address follows that of a new port forgets them.
+        let mut neighbors = String::new();
+        for index in 1..count {
+            let (address, mac) = (address(index), mac(index));
+            writeln!(
+                neighbors,
+                "neigh replace {address} lladdr {mac} dev cni0 nud permanent"
+            )?;
+        }
+        run(&["ip", "-n", &there, "-batch", "-"], &neighbors)?;
         Ok(())
     }
 }

@@ -70,7 +70,18 @@ pub const SETUPS: &[Setup] = &[
         has_goals: true,
         make: Make::Culvert {
             network: "",
-            daemon: "",
+            daemon: "\n[underlay]\ndriver = \"socket\"\n",
+        },
+    },
+    Setup {
+        key: "tap",
+        name: "culvert, TAP with tunnel GSO",
+        what: "culvertd with VXLAN by a TAP that traffic control joins to the underlay's device, the pod on a TAP device",
+        endpoints: true,
+        has_goals: true,
+        make: Make::Culvert {
+            network: "",
+            daemon: "\n[underlay]\ndriver = \"tap\"\n",
         },
     },
     Setup {
@@ -268,6 +279,6 @@ mod tests {
             setup.plan(true).check().unwrap();
         }
         let error = Setup::named("none").unwrap_err().to_string();
-        assert!(error.contains("kernel, socket"), "{error}");
+        assert!(error.contains("kernel, socket, tap"), "{error}");
     }
 }
