@@ -7,21 +7,35 @@ use std::hint::black_box;
 
 use culvert_benches::scene::{self, Frames};
 use culvert_core::channel::Encap;
-use culvert_core::{Appliance, Fate};
+use culvert_core::{Appliance, Fate, Gateway, Host};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EntryPoint};
 
 const ROUTES: u32 = 10_000;
 
+enum Tables {
+    Appliance(Box<Appliance>),
+    Host(Box<Host>),
+}
+
+impl Tables {
+    fn gateway(&mut self) -> Gateway<'_> {
+        match self {
+            Self::Appliance(storage) => storage.gateway(),
+            Self::Host(storage) => storage.gateway(),
+        }
+    }
+}
+
 struct Case {
-    storage: Box<Appliance>,
+    storage: Tables,
     frames: Frames,
     slots: Vec<u8>,
 }
 
 fn case(frames: Frames, encap: Encap) -> Case {
     Case {
-        storage: scene::storage(ROUTES, encap),
+        storage: Tables::Appliance(scene::storage(ROUTES, encap)),
         slots: frames.slots(),
         frames,
     }
@@ -39,7 +53,7 @@ fn decap(by: Encap) -> Case {
 /// UDP header has one.
 fn wire(frames: Frames, by: Encap, checksum: bool) -> Case {
     Case {
-        storage: scene::wire::storage(ROUTES, by, checksum),
+        storage: Tables::Appliance(scene::wire::storage(ROUTES, by, checksum)),
         slots: frames.slots(),
         frames,
     }
@@ -65,6 +79,17 @@ fn decap_from_one() -> Case {
     wire(frames, Encap::Vxlan, false)
 }
 
+/// So many routes in the tables of a Linux host, and packets to as many of them as a
+/// batch has.
+fn encap_with(routes: u32) -> Case {
+    let frames = scene::from_pod(routes);
+    Case {
+        storage: Tables::Host(scene::host_storage(routes, Encap::Vxlan)),
+        slots: frames.slots(),
+        frames,
+    }
+}
+
 fn run(mut case: Case) -> bool {
     let mut gateway = case.storage.gateway();
     let mut packets = case.frames.packets(&mut case.slots);
@@ -86,6 +111,9 @@ fn run(mut case: Case) -> bool {
 #[bench::wire_decap_ipip(decap_on_wire(Encap::Ipip, true))]
 #[bench::wire_encap_vxlan_to_one(encap_to_one())]
 #[bench::wire_decap_vxlan_from_one(decap_from_one())]
+#[bench::encap_vxlan_routes_10(encap_with(10))]
+#[bench::encap_vxlan_routes_1000(encap_with(1_000))]
+#[bench::encap_vxlan_routes_100000(encap_with(100_000))]
 fn batch(case: Case) {
     assert!(run(case));
 }

@@ -11,7 +11,8 @@
 //! - `cargo bench -p culvert-benches --bench offload` times segmentation in software
 //!   beside a copy of the bytes.
 //!
-//! Rates between nodes, beside the kernel's, come from `ci/demo`.
+//! Rates between nodes, beside the kernel's and others', come from `ci/bench`
+//! (`ci/src/bench/`), which has its report in `benches/results/host.md`.
 
 pub mod reference;
 pub mod scene;

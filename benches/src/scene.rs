@@ -86,9 +86,25 @@ pub fn storage(routes: u32, encap: Encap) -> Box<Appliance> {
     programmed(ground, routes, encap)
 }
 
-fn programmed(mut operations: Vec<Operation>, routes: u32, encap: Encap) -> Box<Appliance> {
+/// The same with the tables of a Linux host, which have room for more routes.
+///
+/// # Panics
+/// When there is no memory.
+pub fn host_storage(routes: u32, encap: Encap) -> Box<Host> {
+    let ground = ground(PortKind::Underlay, NetworkOptions::NONE);
+    let mut storage = Host::new_box_zeroed().expect("memory for the tables");
+    program(&mut storage.gateway(), ground, routes, encap);
+    storage
+}
+
+fn programmed(operations: Vec<Operation>, routes: u32, encap: Encap) -> Box<Appliance> {
     let mut storage = Appliance::new_box_zeroed().expect("memory for the tables");
-    let mut gateway = storage.gateway();
+    program(&mut storage.gateway(), operations, routes, encap);
+    storage
+}
+
+/// Fills the tables.
+fn program(gateway: &mut Gateway<'_>, mut operations: Vec<Operation>, routes: u32, encap: Encap) {
     let peers = u16::try_from(routes.min(PEERS)).expect("at most 256");
     for id in 0..peers {
         let underlay = IpAddr::V4(peer(id.into()));
@@ -117,7 +133,6 @@ fn programmed(mut operations: Vec<Operation>, routes: u32, encap: Encap) -> Box<
         let applied = gateway.apply(Owner::Cluster, transaction);
         applied.expect("the tables have room");
     }
-    storage
 }
 
 /// A 64-byte UDP frame.
