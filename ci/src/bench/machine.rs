@@ -50,7 +50,7 @@ impl Machine {
             .next()
             .and_then(|number| number.parse().ok())
             .unwrap_or(0.0);
-        let hypervisor = run(&["systemd-detect-virt"], "").map(|output| output.stdout);
+        let hypervisor = run(&["systemd-detect-virt", "--vm"], "").map(|output| output.stdout);
         let git = |args: &[&str]| run(args, "").map(|output| output.stdout.trim().to_owned());
         let commit = git(&["git", "describe", "--always", "--dirty", "--exclude=*"]);
         let virtual_machine = field(&cpuinfo, "flags").contains(" hypervisor ");

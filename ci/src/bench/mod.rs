@@ -19,6 +19,7 @@ mod vswitch;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{Table, presets};
@@ -33,12 +34,15 @@ use setups::Site;
 use statistics::Spread;
 
 use crate::blast::PAYLOAD;
+use crate::measure::Load;
 pub use setups::{KERNEL, SETUPS, Setup};
 
 /// Rounds of a whole run, and of a quick one.
 const ROUNDS: u32 = 7;
 const QUICK: u32 = 3;
 
+/// How long each setup has TCP before the first round.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// How many endpoints there are, and the figures of that.
 const ENDPOINTS: [(u32, &str); 3] = [
     (1, "endpoints-1"),
@@ -222,7 +226,8 @@ impl Run {
             .map(Measure::seconds)
             .sum();
         let count = f64::from(u32::try_from(setups.len()).unwrap_or(u32::MAX));
-        self.progress.expect(count * (1.5 + rounds * each));
+        let once = 1.5 + WARM_UP.as_secs_f64();
+        self.progress.expect(count * (once + rounds * each));
         if self.options.wants(Measure::Endpoints) {
             let many = setups.iter().filter(|setup| setup.endpoints).count();
             let many = f64::from(u32::try_from(many).unwrap_or(u32::MAX));
@@ -291,6 +296,18 @@ impl Run {
         if machine.background > 0.1 {
             let percent = machine.background * 100.0;
             println!("note: other work takes {percent:.0} % of the processors");
+        }
+        for site in &sites {
+            let warmed = self.progress.step(
+                &format!("warm up {}", site.setup.name),
+                WARM_UP.as_secs_f64(),
+                || {
+                    site.lab
+                        .iperf(site.from, site.to, Load::Tcp, WARM_UP)
+                        .map(|_| Vec::new())
+                },
+            );
+            self.note(0, site.setup.key, warmed);
         }
         for round in 1..=self.options.rounds() {
             for measure in Measure::ROUND {

@@ -114,6 +114,7 @@ impl Plot {
         {
             self.draw_group(&canvas, &frame, group, (left, width))?;
         }
+        // Text last, so that no line crosses it.
         if let Some((at, label)) = &self.line {
             let y = frame.y(*at);
             canvas.line([(frame.left, y), (frame.right, y)], (&INK, 2))?;
@@ -124,6 +125,13 @@ impl Plot {
                 (HPos::Right, &INK, false),
             )?;
         }
+        for (group, left) in self
+            .groups
+            .iter()
+            .zip((frame.left..).step_by(usize::try_from(width)?))
+        {
+            label_bars(&canvas, &frame, group, (left, width))?;
+        }
         let floor = [(frame.left, frame.bottom), (frame.right, frame.bottom)];
         canvas.line(floor, (&INK, 1))?;
         root.present().map_err(failed)
@@ -132,15 +140,15 @@ impl Plot {
     fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()> {
         let mut x = 24;
         for (name, color) in &self.setups {
-            canvas.fill([(x, 86), (x + 14, 100)], color)?;
+            canvas.fill([(x, 84), (x + 14, 98)], color)?;
             canvas.text(name, (x + 20, 85), 14.0, (HPos::Left, &INK, false))?;
             x += 20 + canvas.width(name, 14.0)? + 22;
         }
         if self.groups.iter().any(|group| group.goal.is_some()) {
             for (y, name, color) in [(86, "at least", &LEAST), (104, "aim", &AIM)] {
                 let right = i32::try_from(WIDTH)? - 24;
-                let text = right - canvas.width(name, 14.0)?;
-                canvas.text(name, (right, y - 1), 14.0, (HPos::Right, &INK, false))?;
+                let text = right - 60;
+                canvas.text(name, (text, y - 1), 14.0, (HPos::Left, &INK, false))?;
                 canvas.line([(text - 30, y + 7), (text - 6, y + 7)], (color, 3))?;
             }
         }
@@ -167,10 +175,8 @@ impl Plot {
                 (HPos::Center, &INK, y < frame.bottom + 20),
             )?;
         }
-        let bars = i32::try_from(group.bars.len().max(1))?;
-        let step = ((width - 36) / bars).min(64);
-        let mut x = middle - step * bars / 2;
-        let begin = x;
+        let (begin, step) = group.bars_at((left, width))?;
+        let mut x = begin;
         for bar in &group.bars {
             let (_, color) = self.setups.get(bar.setup).context("a bar of no setup")?;
             let Spread {
@@ -186,12 +192,6 @@ impl Plot {
             for y in [low, high] {
                 canvas.line([(center - 4, y), (center + 4, y)], (&INK, 2))?;
             }
-            canvas.text(
-                &short(median),
-                (center, high.min(at) - 20),
-                13.0,
-                (HPos::Center, &INK, true),
-            )?;
             x += step;
         }
         if let Some((least, aim)) = group.goal {
@@ -227,6 +227,40 @@ impl Plot {
             log: true,
         }
     }
+}
+
+impl Group {
+    /// Where the first bar begins in the group's place, and how wide each is.
+    fn bars_at(&self, (left, width): (i32, i32)) -> Result<(i32, i32)> {
+        let bars = i32::try_from(self.bars.len().max(1))?;
+        let step = ((width - 36) / bars).min(64);
+        Ok((left + width / 2 - step * bars / 2, step))
+    }
+}
+
+/// Writes each bar's median above it.
+fn label_bars<B: DrawingBackend>(
+    canvas: &Canvas<B>,
+    frame: &Frame,
+    group: &Group,
+    place: (i32, i32),
+) -> Result<()> {
+    let (begin, step) = group.bars_at(place)?;
+    for (bar, x) in group
+        .bars
+        .iter()
+        .zip((begin..).step_by(usize::try_from(step)?))
+    {
+        let text = short(bar.value.median);
+        let (x, y) = (
+            x + step / 2,
+            frame.y(bar.value.upper.max(bar.value.median)) - 20,
+        );
+        let half = canvas.width(&text, 13.0)? / 2 + 4;
+        canvas.fill([(x - half, y - 1), (x + half, y + 15)], &WHITE)?;
+        canvas.text(&text, (x, y), 13.0, (HPos::Center, &INK, true))?;
+    }
+    Ok(())
 }
 
 /// Text and lines.
@@ -369,7 +403,7 @@ impl<B: DrawingBackend> Canvas<'_, B> {
 /// A number in as few digits as tell enough.
 pub(super) fn short(value: f64) -> String {
     let digits = match value {
-        _ if value == 0.0 => 0,
+        _ if value <= 0.0 => 0,
         _ if value < 1.0 => 2,
         _ if value < 9.95 => 1,
         _ => 0,
@@ -396,9 +430,8 @@ fn register_fonts() -> Result<()> {
         ];
         for (style, file) in styles {
             let path = Path::new(FONTS).join(file);
-            let bytes = fs::read(&path).map_err(|error| {
-                format!("no font {} ({error}): run ci/setup --peers", path.display())
-            })?;
+            let bytes = fs::read(&path)
+                .map_err(|error| format!("no font {} ({error}): run ci/setup", path.display()))?;
             register_font("sans-serif", style, Box::leak(bytes.into_boxed_slice()))
                 .map_err(|_| format!("{} is no font", path.display()))?;
         }
