@@ -218,7 +218,7 @@ fn tcp(lab: &Lab, (from, to): Way, streams: u8) -> Result<Values> {
 /// The highest rate of datagrams of some payload, spread over some addresses.
 ///
 /// # Errors
-/// As [`highest`].
+/// When the source or the sink cannot run in its pod, or says nothing.
 pub fn datagrams(
     lab: &Lab,
     (from, to): Way,

@@ -5,7 +5,8 @@ mod capture;
 mod node;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -263,6 +264,40 @@ fn super_frames_are_cut_for_a_tap_that_takes_none() {
     }
     assert_eq!(node.lost(), 0);
     drop(b);
+}
+
+/// A pod's program that never reads fills that pod's socket, and nothing else.
+#[test]
+fn a_pod_that_does_not_read_holds_up_nobody() {
+    for plan in all_plans_by_both() {
+        let site = Site::new(plan);
+        let [near, far] = &site.nodes;
+        let other = Namespace::new();
+        near.attach_pod(plan, (1, 3), &other, Accepts::ALL);
+        let deaf = near.pod.run(|| UdpSocket::bind("10.244.1.2:9")).unwrap();
+        let source = far.pod.run(|| UdpSocket::bind("10.244.2.2:0")).unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for _ in 0..16 {
+                        source.send_to(&[0; 1200], "10.244.1.2:9").unwrap();
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let pings = far.exec("ping -i 0.05 -c 40 -W 5 10.244.1.3");
+            stop.store(true, Ordering::Relaxed);
+            let said = String::from_utf8_lossy(&pings.stdout).into_owned();
+            assert!(said.contains(" 0% packet loss"), "{plan:?}: {said}");
+        });
+        // It got what its buffer holds.
+        deaf.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 1500];
+        let waiting = std::iter::from_fn(|| deaf.recv(&mut buffer).ok()).count();
+        assert!((1..5000).contains(&waiting), "{waiting}");
+        site.assert_nothing_lost();
+    }
 }
 
 /// What tshark says of the packets on the wire.
