@@ -168,9 +168,15 @@ fn connection(target: SocketAddrV4) -> bool {
 mod tests {
     use super::*;
 
+    /// An address below the ports that programs are given, another in each process.
+    fn loopback(number: u16) -> SocketAddrV4 {
+        let process = u16::try_from(std::process::id() % 5_000).unwrap();
+        SocketAddrV4::new([127, 0, 0, 1].into(), 20_000 + 2 * process + number)
+    }
+
     #[test]
     fn requests_are_answered_and_timed() {
-        let at = SocketAddrV4::new([127, 0, 0, 1].into(), 47_391);
+        let at = loopback(0);
         let (ready, listens) = std::sync::mpsc::channel();
         thread::spawn(move || echo(at, || ready.send(()).unwrap()));
         listens.recv().unwrap();
@@ -190,7 +196,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted() {
-        let at = SocketAddrV4::new([127, 0, 0, 1].into(), 47_392);
+        let at = loopback(1);
         assert!(connections(at, Duration::from_millis(10)).is_err());
         let (ready, listens) = std::sync::mpsc::channel();
         thread::spawn(move || accept(at, || ready.send(()).unwrap()));

@@ -128,10 +128,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         never = daemon.keep_channel() => match never {},
         never = daemon.reload_on(hangup) => match never {},
         _ = ended => {
+            daemon.remove_wire().await;
             let why = "a data-plane worker has ended and its share is not forwarded; see the log above";
             return Err(StartError(why.to_owned()));
         }
         how = daemon.core.diverged() => {
+            daemon.remove_wire().await;
             return Err(start_error(CoreError::Diverged(how)));
         }
     }

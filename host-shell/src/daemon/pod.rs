@@ -227,7 +227,7 @@ pub(super) fn netns_id(id: NetNsId) -> NetnsId {
     }
 }
 
-/// Pods send TCP super-frames: the kernels of this node's pods take them whole, and
+/// Pods send TCP and UDP super-frames: the kernels of this node's pods take them whole, and
 /// the underlay's driver cuts them.
 const TAP: TapOptions = TapOptions {
     offloads: TapOffloads::ALL,

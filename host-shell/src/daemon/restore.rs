@@ -6,6 +6,7 @@ use culvert_core::channel::{Operation, Owner};
 
 use super::del::problem_name;
 use super::{Daemon, StartError, cluster, pod, start_error};
+use crate::dataplane::TapPort;
 use crate::netlink::Netlink;
 use crate::state::{Attachment, Phase};
 
@@ -49,6 +50,11 @@ impl Daemon {
         let link = netlink.link(name).await.map_err(|e| e.to_string())?;
         if !pod::is_own(&link, attachment) {
             return Err(format!("its interface {name} is not the one that ADD made"));
+        }
+        if attachment.device.is_none() {
+            // An earlier daemon may not have known of the limit.
+            let limited = netlink.set_gso_max_size(name, TapPort::LONGEST).await;
+            limited.map_err(|e| e.to_string())?;
         }
         let device = self.plane.find(attachment, ns).await?;
         let served = self.plane.serve(PortId(attachment.port), device).await;

@@ -185,11 +185,11 @@ pub(super) async fn open(
         reach: None,
         why: why.to_owned(),
     };
+    // Whatever the configuration says now, an earlier daemon may have left some.
+    wire::sweep(config, netlink).await?;
     if config.offload.is_some() {
         return Ok(none("the appliance"));
     }
-    // Whatever the configuration says now, an earlier daemon may have left some.
-    wire::sweep(config, netlink).await?;
     if options.udp_port.is_none() && !options.ipip {
         return Ok(none("none: there are no tunnels"));
     }

@@ -101,7 +101,27 @@ pub(super) async fn open_if_best(
     if !network.outer_df {
         return Err("tunnel packets may come in fragments, which the kernel joins".to_owned());
     }
-    open(config, place).await
+    let (tap, reach) = open(config, place).await?;
+    let tried = try_to_join(place, tap.name()).await;
+    tried.map_err(|error| format!("the TAP cannot be joined to the device: {error}"))?;
+    Ok((tap, reach))
+}
+
+/// Tries what joining takes: a filter at the TAP, and a place for filters at the device,
+/// which has none where an older qdisc, `ingress`, stands there.
+async fn try_to_join(
+    (netlink, underlay): (&Netlink, &UnderlayLink),
+    tap: &str,
+) -> Result<(), NetlinkError> {
+    let tap = netlink.link(tap).await?;
+    netlink.add_clsact(&tap).await?;
+    let filter = filter_from_tap(underlay.link.index);
+    netlink.add_filter(&tap, &filter).await?;
+    netlink.delete_clsact(&tap).await?;
+    if netlink.add_clsact(&underlay.link).await? {
+        netlink.delete_clsact(&underlay.link).await?;
+    }
+    Ok(())
 }
 
 fn make_tap(name: &str) -> Result<Tap, String> {

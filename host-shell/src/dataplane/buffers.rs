@@ -97,6 +97,19 @@ impl Buffers {
     }
 }
 
+/// What a frame counts towards [`ENOUGH`]: its bytes, and those of a small packet for each
+/// segment, so that super-frames of tiny segments do not hold up the other ports.
+fn work(received: &Received) -> usize {
+    const A_PACKET: usize = 512;
+    let segments = match received.segmentation {
+        Segmentation::None => 0,
+        Segmentation::TcpV4 { size }
+        | Segmentation::TcpV6 { size }
+        | Segmentation::Udp { size } => received.len / usize::from(size.max(1)),
+    };
+    received.len + segments.saturating_mul(A_PACKET)
+}
+
 impl<'i> Inbound<'i> {
     /// The next slot; `None` when the batch is full. The frame belongs at
     /// [`Frame::HEADROOM`]; a device's header may stand in front of it.
@@ -121,7 +134,7 @@ impl<'i> Inbound<'i> {
 
     /// Says what is in the slot that was taken least recently and not spoken for.
     pub(super) fn push(&mut self, received: Received) {
-        *self.bytes += received.len;
+        *self.bytes += work(&received);
         // There are as many places as slots.
         let _ = self.received.push(received);
     }

@@ -85,7 +85,6 @@ impl TapPort {
                     Err(error) if is_transient(&error) => return Ok(()),
                     Err(error) => return Err(error),
                 };
-                // Of a frame that is longer than the slot the kernel tells the whole length.
                 if let Some(received) = slot.get(AT..AT + read).and_then(received) {
                     break received;
                 }

@@ -141,7 +141,13 @@ impl Netlink {
         let all: Result<Vec<TcMessage>, _> = self.dump(ask).await;
         match all.map_err(|error| failed(doing(), error)) {
             Ok(all) => Ok(all.iter().filter_map(present).collect()),
-            Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::ENOENT)) => {
+            // EOPNOTSUPP is a kernel without any filters.
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP)
+                ) =>
+            {
                 Ok(Vec::new())
             }
             Err(error) => Err(error),

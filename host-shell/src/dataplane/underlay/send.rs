@@ -147,7 +147,9 @@ impl Exit<'_, '_> {
                     trains.push(to, pieces, len + payload.len());
                 }
                 // No header is larger than the scratch memory.
-                None if trains.trains.is_empty() => return,
+                None if trains.trains.is_empty() => {
+                    return self.tools.counters.add(ShellCounter::SegmentFailed, 1);
+                }
                 None => self.send_trains(socket, trains),
             }
         }
@@ -193,22 +195,28 @@ fn send_all(
             (Some(SendStop::Failed(error)), Some((failed, behind))) => {
                 match failed.segment {
                     // The kernel, or the device, does not cut this; each may go by itself.
-                    Some(_) => {
+                    Some(_) if is_uncut(&error) => {
                         if error.raw_os_error() == Some(libc::EIO) {
                             tracing::info!(%error, "the underlay's device does not cut datagrams; each is sent by itself");
                             socket.stop_segmenting();
                         }
                         send_each((socket, batch, errors), failed, counters);
                     }
-                    None => {
-                        tracing::debug!(%error, "a tunnel packet was not sent");
-                        counters.add(ShellCounter::UnderlayTxFailed, 1);
+                    _ => {
+                        tracing::debug!(%error, "tunnel packets were not sent");
+                        counters.add(ShellCounter::UnderlayTxFailed, count(failed));
                     }
                 }
                 behind
             }
         };
     }
+}
+
+/// Whether an error may be one of cutting only.
+fn is_uncut(error: &std::io::Error) -> bool {
+    let number = error.raw_os_error();
+    matches!(number, Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
 }
 
 /// How many datagrams it stands for.

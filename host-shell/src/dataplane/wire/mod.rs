@@ -73,16 +73,21 @@ impl WirePort {
             // What is left of the train writes it again.
             let _ = self.again.read();
         }
+        let mut done = Ok(());
         while let Some(slot) = inbound.slot() {
-            match self.read(slot, counters)? {
-                Some(received) => inbound.push(received),
-                None => return Ok(()),
+            match self.read(slot, counters) {
+                Ok(Some(received)) => inbound.push(received),
+                Ok(None) => break,
+                Err(error) => {
+                    done = Err(error);
+                    break;
+                }
             }
         }
         if !self.train.is_empty() {
             let _ = self.again.write(1);
         }
-        Ok(())
+        done
     }
 
     /// The next frame, which lies at [`Frame::HEADROOM`] of the slot.
@@ -97,7 +102,6 @@ impl WirePort {
                 Err(error) if is_transient(&error) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            // Of a frame that is longer than the slot the kernel tells the whole length.
             let Some(bytes) = slot.get(AT..AT + read) else {
                 counters.add(ShellCounter::UnderlayRxTruncated, 1);
                 continue;

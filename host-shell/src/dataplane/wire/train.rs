@@ -184,7 +184,7 @@ impl Head {
         let size = first.len() - headers_len;
         let mut payload = 0;
         for frame in frames.iter_mut() {
-            finish(frame)?;
+            finish(frame, headers_len)?;
             payload += frame.len() - headers_len;
         }
         let mut bytes = [0; HEADER + OVER_V6];
@@ -221,10 +221,13 @@ impl Head {
     }
 }
 
-/// Finishes the checksum of a tunnel packet's inner packet: the device finishes only the
-/// outer ones.
-fn finish(frame: &mut Frame<'_>) -> Option<()> {
+/// Finishes the checksum of a tunnel packet's inner packet, behind `headers_len` octets:
+/// the device finishes only the outer ones, and that one stays for it.
+fn finish(frame: &mut Frame<'_>, headers_len: usize) -> Option<()> {
     if let Checksum::Partial { start, offset } = frame.checksum {
+        if usize::from(start) < headers_len {
+            return Some(());
+        }
         let bytes = frame.bytes_mut().get_mut(usize::from(start)..)?;
         l4::finish(bytes, offset, offset == UDP_CHECKSUM)?;
     }

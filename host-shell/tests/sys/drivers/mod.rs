@@ -6,6 +6,7 @@ mod node;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -286,8 +287,11 @@ fn a_pod_that_does_not_read_holds_up_nobody() {
                     thread::sleep(Duration::from_millis(1));
                 }
             });
-            let pings = far.exec("ping -i 0.05 -c 40 -W 5 10.244.1.3");
+            let pings = catch_unwind(AssertUnwindSafe(|| {
+                far.exec("ping -i 0.05 -c 40 -W 5 10.244.1.3")
+            }));
             stop.store(true, Ordering::Relaxed);
+            let pings = pings.unwrap();
             let said = String::from_utf8_lossy(&pings.stdout).into_owned();
             assert!(said.contains(" 0% packet loss"), "{plan:?}: {said}");
         });
