@@ -34,6 +34,8 @@ node = "n$n"
 cluster = "/run/cluster.toml"
 run_dir = "/run/n$n/run"
 state_dir = "/run/n$n/state"
+[underlay]
+driver = "auto"
 END
 done
 cat >/run/cluster.toml <<END

@@ -37,6 +37,9 @@ const BOOT: Duration = Duration::from_secs(60);
 /// there packed and unpacked for a moment. The kernel takes 50 of it.
 const MEMORY: u64 = 96;
 
+/// More of it for a guest with programs of its own, which may be daemons.
+const FOR_PROGRAMS: u64 = 512;
+
 /// Options of QEMU's network device that leave the guest nothing to offload.
 const NO_OFFLOADS: &str = "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,\
                            guest_ecn=off,guest_ufo=off,host_tso4=off,host_tso6=off,\
@@ -206,8 +209,12 @@ fn command_line(machine: &Machine, image: &Image, socket: &Path) -> Vec<String> 
     let fixed = "-M q35,usb=off,sata=off,smbus=off -accel tcg,tb-size=64 -cpu max \
                  -nodefaults -no-user-config -no-reboot -display none -serial stdio";
     let mut words: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
+    let more = match machine.programs {
+        [] => 0,
+        _ => FOR_PROGRAMS,
+    };
     for (option, value) in [
-        ("-m", (MEMORY + 2 * (image.size >> 20)).to_string()),
+        ("-m", (MEMORY + more + 2 * (image.size >> 20)).to_string()),
         ("-kernel", image.kernel.display().to_string()),
         ("-initrd", image.initramfs.display().to_string()),
         // A panic becomes a reset, and that (-no-reboot) QEMU's end. The kernel's

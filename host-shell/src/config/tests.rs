@@ -520,10 +520,10 @@ fn missing_files_are_named() {
 fn the_underlay_s_driver_is_chosen_by_itself_or_by_name() {
     let section = |text: &str| load(&[OWN, "[underlay]\n", text].concat(), &good());
     let plain = load(OWN, &good()).unwrap().underlay;
-    assert_eq!(plain.driver, UnderlayDriver::Auto);
+    assert_eq!(plain.driver, UnderlayDriver::Socket);
     assert_eq!(plain.device, "culvert-ul");
     for (text, driver) in [
-        ("", UnderlayDriver::Auto),
+        ("", UnderlayDriver::Socket),
         ("driver = \"auto\"\n", UnderlayDriver::Auto),
         ("driver = \"socket\"\n", UnderlayDriver::Socket),
         ("driver = \"tap\"\n", UnderlayDriver::Tap),

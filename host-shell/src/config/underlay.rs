@@ -9,9 +9,9 @@ use crate::cni::ifname_problem;
 #[serde(rename_all = "lowercase")]
 pub enum UnderlayDriver {
     /// By a TAP where kernel and cluster allow it, by sockets otherwise.
-    #[default]
     Auto,
     /// By UDP and raw sockets.
+    #[default]
     Socket,
     /// By a TAP that is joined to the underlay's device, outer headers included.
     Tap,
