@@ -250,6 +250,8 @@ fn a_killed_daemon_harms_nobody_and_the_next_one_goes_on() {
             (3 * taps, taps)
         );
         for to in ["p2", "p3", "p4"] {
+            // The first one waits for the neighbor.
+            reaches(&lab, to);
             assert_eq!(
                 lab.ping("p1", lab.pod(to).unwrap().address, 3)
                     .unwrap()
@@ -282,6 +284,9 @@ fn sockets_are_chosen_where_a_tap_does_not_fit() {
     ] {
         let mut plan = common::plan(&kinds);
         plan.networks[0].settings = settings.to_owned();
+        for node in &mut plan.networks[0].nodes {
+            node.daemon = "\n[underlay]\ndriver = \"auto\"\n".to_owned();
+        }
         let mut lab = Lab::new(plan).unwrap();
         let chosen = driver(&lab, "n1");
         assert!(chosen.starts_with(why), "{settings}: {chosen}");
