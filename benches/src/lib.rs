@@ -12,7 +12,7 @@
 //!   beside a copy of the bytes.
 //!
 //! Rates between nodes, beside the kernel's and others', come from `ci/bench`
-//! (`ci/src/bench/`), which has its report in `benches/results/host.md`.
+//! (`ci/src/bench/`), which writes its report to `benches/results/host.md`.
 
 pub mod reference;
 pub mod scene;

@@ -5,8 +5,8 @@ use culvert_core::{Checksum, Frame, Outer, Packet, Segmentation};
 /// Frames that go through the core at a time.
 pub(super) const BATCH: usize = 64;
 /// Bytes after which a batch ends: a few super-frames, which stay in the processor's
-/// second-level cache from the read to the write. With one of each slot in turn, all of
-/// a hundred slots would go through memory.
+/// second-level cache from the read to the write. Super-frames in all slots in turn, 4 MB,
+/// would go through memory.
 const ENOUGH: usize = 1 << 17;
 /// Largest frame: what one UDP datagram or TAP read can bring.
 pub(super) const LARGEST: usize = 65_535;
